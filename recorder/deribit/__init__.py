@@ -1,0 +1,1 @@
+"""All that knows Deribit: its messages, one session, the order book, the universe of instruments."""

@@ -1,0 +1,32 @@
+"""Names of channels. 100ms is the finest interval that an unauthenticated client gets."""
+
+INTERVAL = "100ms"
+
+
+def book(instrument: str) -> str:
+    """Full-depth book of one instrument."""
+    return f"book.{instrument}.{INTERVAL}"
+
+
+def ticker(instrument: str) -> str:
+    """Ticker of one instrument."""
+    return f"ticker.{instrument}.{INTERVAL}"
+
+
+def trades(kind: str, currency: str) -> str:
+    """Trades of every instrument of a kind and currency, new listings included."""
+    return f"trades.{kind}.{currency}.{INTERVAL}"
+
+
+def instrument_state(kind: str, currency: str) -> str:
+    """Changes of state of every instrument of a kind and currency."""
+    return f"instrument.state.{kind}.{currency}"
+
+
+def instrument_creation(kind: str, currency: str) -> str:
+    """New listings of a kind and currency."""
+    return f"instrument.creation.{kind}.{currency}"
+
+
+PLATFORM_STATE = "platform_state"
+PUBLIC_METHODS_STATE = "platform_state.public_methods_state"

@@ -1,0 +1,165 @@
+"""Brings rows from the buffers to the tape, a round at a time, in the writer thread."""
+
+import asyncio
+import errno
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from recorder.buffers import Buffer
+from recorder.clock import Clock
+from recorder.intake import Intake
+from recorder.runtime.backoff import Backoff
+from recorder.runtime.logging import Logger
+from recorder.segments.tape import Round, Row, Tape
+from recorder.statistics import Written
+from recorder.tape_state import TapeState
+
+
+class Flusher:
+    """The only user of the writer thread: rounds, seals, and what follows from them, one after another."""
+
+    def __init__(
+        self, intake: Intake, tape: Tape, state: TapeState, clock: Clock, *, interval_s: float, log: Logger
+    ) -> None:
+        self.written = Written()
+        self._seal_asked = False
+        self._intake = intake
+        self._tape = tape
+        self._state = state
+        self._clock = clock
+        self._interval_s = interval_s
+        self._log = log
+        self._backoff = Backoff()
+        self._not_before_s = 0.0
+        # One thread: the tape is written in order, and the event loop never waits for a disk.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Flush every interval until `stop`; the next round begins when this one has ended."""
+        while not stop.is_set():
+            begun_s = time.monotonic()
+            if begun_s >= self._not_before_s:
+                await self.round()
+            if self._seal_asked:
+                self._seal_asked = False
+                await self.seal()
+            wait_s = max(0.0, begun_s + self._interval_s - time.monotonic())
+            try:
+                async with asyncio.timeout(wait_s):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    def ask_seal(self) -> None:
+        """Seal every live segment after the next round (SIGHUP)."""
+        self._seal_asked = True
+
+    async def round(self) -> bool:
+        """Flush once; False if rows were left because the disk refused them."""
+        step_us = self._clock.step_us()
+        if step_us:
+            await self._cross_step(step_us)
+        self._intake.tick()
+        return await self._flush()
+
+    async def seal(self) -> None:
+        """Seal every live segment."""
+        self._report(await self._in_thread(self._seal))
+
+    def close(self) -> None:
+        """Let the writer thread go."""
+        self._thread.shutdown(wait=False)
+
+    # In the writer thread
+
+    def _write(self, rows: dict[str, list[Row]], rejects: list[dict[str, str]], now_us: int) -> Round:
+        result = self._tape.write_round(rows, now_us=now_us)
+        try:
+            self._intake.rejects.write(rejects)
+        except OSError as exc:
+            result.incidents.append(f"rejected/: {exc}")
+        self._keep_state(result)
+        return result
+
+    def _seal(self) -> Round:
+        result = self._tape.seal_all()
+        self._keep_state(result)
+        return result
+
+    def _keep_state(self, result: Round) -> None:
+        try:
+            if any([self._state.fold(sealed.stream, sealed.path) for sealed in result.sealed]):  # noqa: C419 - all
+                self._state.save()
+        except OSError as exc:
+            result.incidents.append(f"state/: {exc}")
+
+    # On the event loop
+
+    async def _in_thread(self, call: Callable[..., Round], *args: object) -> Round:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+    async def _flush(self) -> bool:
+        buffers = self._intake.buffers
+        taken = {buffer.stream: buffer.take() for buffer in buffers}
+        begun_s = time.monotonic()
+        result = await self._in_thread(self._write, taken, self._intake.rejects.take(), self._clock.now_us())
+        for buffer in buffers:
+            buffer.settle(result.left.get(buffer.stream, ()))
+        self.written.add(
+            rows=result.durable,
+            size_bytes=result.size_bytes,
+            flush_s=time.monotonic() - begun_s,
+            fsync_s=result.fsync_s,
+        )
+        self._report(result)
+        self._warn(buffers)
+        return result.failure is None
+
+    async def _cross_step(self, step_us: int) -> None:
+        """Let no segment hold rows of both sides of a clock step: within one, received_at never runs backwards."""
+        self._log.warning("clock.stepped", by_s=step_us / 1e6)
+        before_us = self._clock.now_us()
+        await self._flush()
+        await self.seal()
+        self._clock.set()
+        self._intake.clock_stepped(step_us, before_us)
+
+    def _report(self, result: Round) -> None:
+        for sealed in result.sealed:
+            self._log.info(
+                "segment.sealed",
+                stream=sealed.stream,
+                name=sealed.path.name,
+                rows=sealed.rows,
+                size_bytes=sealed.size_bytes,
+            )
+        if result.sealed:
+            self._clock.slew()
+        for incident in result.incidents:
+            self._log.error("disk.trouble", what=incident)
+        failure = result.failure
+        for lane in self._intake.lanes:
+            lane.disk_full = failure is not None and failure.errno in (errno.ENOSPC, errno.EDQUOT)
+        if failure is None:
+            self._backoff.reset()
+            return
+        delay_s = self._backoff.next_delay_s()
+        self._not_before_s = time.monotonic() + delay_s
+        waiting = sum(len(rows) for rows in result.left.values())
+        self._log.error("flush.failed", error=str(failure), waiting_rows=waiting, retry_in_s=round(delay_s, 1))
+
+    def _warn(self, buffers: Sequence[Buffer]) -> None:
+        now_s = time.monotonic()
+        for buffer in buffers:
+            if buffer.warning_due(now_s):
+                self._log.warning(
+                    "buffer.filling",
+                    stream=buffer.stream,
+                    rows=len(buffer),
+                    limit_rows=buffer.limit_rows,
+                    dropped_rows=buffer.dropped,
+                )
+        rejects = self._intake.rejects
+        if rejects.log_due(self._clock.now_us()):
+            self._log.warning("message.rejected", count=rejects.count, newest=rejects.newest_reason[:200])

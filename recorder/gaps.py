@@ -1,0 +1,105 @@
+"""Gaps as data: which are open, and a row for each change. Pure."""
+
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from recorder.segments.tape import Row
+
+Cause = Literal[
+    "disconnect", "sequence_break", "crash", "stopped", "rejected", "overflow", "disk_full", "clock_step", "silence"
+]
+Fate = Literal["healed", "void", "lost"]
+
+
+@dataclass
+class Gap:
+    """An open gap. Times are microseconds since 1970; `first_missing`/`last_missing` are change ids or trade_seqs."""
+
+    gap_id: str
+    stream: str
+    instrument: str | None  # None: every recorded instrument of the stream
+    cause: Cause
+    started_us: int
+    ended_us: int | None = None
+    first_missing: int | None = None
+    last_missing: int | None = None
+    detail: str | None = None
+    state_no: int = 0
+
+    def row(self, status: str, now_us: int, *, first: int | None, last: int | None) -> Row:
+        """Return the row of the gap's present state."""
+        return (
+            now_us,
+            self.instrument,
+            now_us,
+            self.gap_id,
+            self.state_no,
+            self.stream,
+            self.cause,
+            status,
+            self.started_us,
+            self.ended_us,
+            first,
+            last,
+            self.detail,
+        )
+
+
+class GapLog:
+    """The gaps that are open. Every opening and settlement hands one row to `emit`."""
+
+    def __init__(self, emit: Callable[[Row], object], taken_up: Iterable[Gap] = ()) -> None:
+        """Begin with the gaps that the tape says are open."""
+        self._emit = emit
+        self._open: dict[str, Gap] = {gap.gap_id: gap for gap in taken_up}
+
+    def find(
+        self, *, stream: str | None = None, instrument: str | None = None, cause: str | None = None
+    ) -> list[Gap]:
+        """Return the open gaps of a stream; those of one instrument, or (None) those that concern every one."""
+        return [
+            gap
+            for gap in self._open.values()
+            if (stream is None or gap.stream == stream)
+            and gap.instrument == instrument
+            and (cause is None or gap.cause == cause)
+        ]
+
+    @property
+    def open_gaps(self) -> list[Gap]:
+        """Every open gap, oldest first."""
+        return list(self._open.values())
+
+    def open(
+        self,
+        stream: str,
+        instrument: str | None,
+        cause: Cause,
+        *,
+        started_us: int,
+        now_us: int,
+        first_missing: int | None = None,
+        last_missing: int | None = None,
+        detail: str | None = None,
+    ) -> Gap:
+        """Open a gap; `started_us` is the last moment at which nothing was missing yet."""
+        gap = Gap(str(uuid.uuid4()), stream, instrument, cause, started_us, None, first_missing, last_missing, detail)
+        self._open[gap.gap_id] = gap
+        self._emit(gap.row("open", now_us, first=first_missing, last=last_missing))
+        return gap
+
+    def end(self, gap: Gap, *, ended_us: int, now_us: int) -> None:
+        """Say until when a gap lasted, while it stays open because something may still be fetched."""
+        gap.ended_us = ended_us
+        gap.state_no += 1
+        self._emit(gap.row("open", now_us, first=gap.first_missing, last=gap.last_missing))
+
+    def settle(self, gap: Gap, fate: Fate, *, now_us: int, ended_us: int | None = None) -> None:
+        """Give the whole gap its fate."""
+        if ended_us is not None:
+            gap.ended_us = ended_us
+        gap.state_no += 1
+        del self._open[gap.gap_id]
+        self._emit(gap.row(fate, now_us, first=gap.first_missing, last=gap.last_missing))

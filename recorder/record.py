@@ -1,0 +1,221 @@
+"""`recorder record`: wires connections, intake, and tape, and stops them in the right order."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+from recorder.clock import Clock
+from recorder.deribit import channels
+from recorder.deribit.connection import Connection, Plan
+from recorder.deribit.session import Session
+from recorder.deribit.universe import Universe, choose
+from recorder.errors import ExchangeNotReached
+from recorder.flusher import Flusher
+from recorder.intake import Intake
+from recorder.rejects import Rejects
+from recorder.runtime import signals
+from recorder.runtime.data_dir import DataDir
+from recorder.runtime.errors import DiskError
+from recorder.runtime.logging import Logger, get_logger
+from recorder.runtime.version import software
+from recorder.segments.recovery import recover
+from recorder.segments.schemas import stream_name
+from recorder.segments.tape import Tape
+from recorder.settings import RecorderSettings, default_recorder_name
+from recorder.statistics import EVERY_S, Written, line
+from recorder.tape_state import TapeState, last_row_us
+
+QUIET_WARNING_US = 10_000_000
+
+
+def record(settings: RecorderSettings, *, run_for_s: float | None, connect_timeout_s: float | None) -> None:
+    """Record until stopped by a signal or after `run_for_s` seconds.
+
+    Raises:
+        DataDirInUse, DiskError, ExchangeNotReached: with their exit codes.
+    """
+    log = get_logger("recorder")
+    data_dir = DataDir(settings.data_dir)
+    name = settings.recorder_name or data_dir.recorder_name() or default_recorder_name()
+    with data_dir.lock(name), _disk_errors(data_dir):
+        for recovered in recover(data_dir):
+            log.warning(
+                "segment.recovered",
+                name=recovered.live.name,
+                rows=recovered.rows,
+                cut_bytes=recovered.cut_bytes,
+                sealed=recovered.sealed is not None,
+                damage=[str(damage) for damage in recovered.damage],
+            )
+        recorder = Recorder(settings, data_dir, name, log)
+        asyncio.run(recorder.run(run_for_s=run_for_s, connect_timeout_s=connect_timeout_s))
+
+
+class Recorder:
+    """One run of the recorder."""
+
+    def __init__(self, settings: RecorderSettings, data_dir: DataDir, name: str, log: Logger) -> None:
+        self._settings = settings
+        self._log = log
+        self._clock = Clock()
+        state = TapeState(data_dir, stream_name(settings.currency, settings.kind, "trades"))
+        for path in state.damaged:
+            log.error("segment.damaged", path=str(path), remedy="run make doctor")
+        self._intake = Intake(
+            currency=settings.currency,
+            kind=settings.kind,
+            buffer_size_quotes=settings.buffer_size_quotes,
+            buffer_size_trades=settings.buffer_size_trades,
+            buffer_size_tickers=settings.buffer_size_tickers,
+            # Copies: the intake runs ahead of what is durable, the state follows it.
+            had=deepcopy(state.had),
+            open_gaps=deepcopy(state.open_gaps),
+            rejects=Rejects(data_dir.rejected),
+            now_us=self._clock.now_us,
+        )
+        self._tell_crash(data_dir)
+        tape = Tape(
+            data_dir,
+            recorder=name,
+            software=software(),
+            segment_max_age_s=settings.segment_max_age_sec,
+            segment_max_bytes=int(settings.segment_max_mb * 1024 * 1024),
+        )
+        self._flusher = Flusher(
+            self._intake, tape, state, self._clock, interval_s=settings.flush_interval_sec, log=log
+        )
+        self._universe = Universe(
+            currency=settings.currency,
+            kind=settings.kind,
+            cache=data_dir.state / "universe.json",
+            source=settings.deribit_ws_url,
+            log=log,
+        )
+        self._connection = Connection(
+            settings.deribit_ws_url, feed=self._intake, plan=self._plan, now_us=self._clock.now_us, log=log
+        )
+
+    async def run(self, *, run_for_s: float | None, connect_timeout_s: float | None) -> None:
+        """Record until a signal, or for `run_for_s` seconds; then flush, seal, and return.
+
+        Raises:
+            ExchangeNotReached: not within `connect_timeout_s`.
+            DiskError: rows were left that the disk did not take within STOP_TIMEOUT_SEC.
+        """
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        signals.on_stop(lambda: loop.call_soon_threadsafe(stop.set))
+        signals.on_hangup(lambda: loop.call_soon_threadsafe(self._flusher.ask_seal))
+        failure: ExchangeNotReached | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._connection.run()), group.create_task(self._watch())]
+                flushing = group.create_task(self._flusher.run(stop))
+                if run_for_s is not None:
+                    loop.call_later(run_for_s, stop.set)
+                if connect_timeout_s is not None:
+                    failure = await self._reach_exchange(connect_timeout_s, stop)
+                await stop.wait()
+                for task in tasks:
+                    task.cancel()
+                await flushing
+            await self._stop()
+        finally:
+            self._flusher.close()
+        if failure is not None:
+            raise failure
+
+    async def _plan(self, session: Session) -> Plan:
+        listing = await self._universe.listing(session)
+        self._intake.listed(listing)
+        kind, currency = self._settings.kind, self._settings.currency
+        return Plan(
+            instruments=choose(listing, self._settings.top_n_instruments),
+            trades=channels.trades(kind, currency),
+            instrument_state=channels.instrument_state(kind, currency),
+            instrument_creation=channels.instrument_creation(kind, currency),
+        )
+
+    async def _reach_exchange(self, timeout_s: float, stop: asyncio.Event) -> ExchangeNotReached | None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._connection.health.connected_once.wait()
+        except TimeoutError:
+            stop.set()
+            return ExchangeNotReached(
+                f"{self._settings.deribit_ws_url} was not reached within {timeout_s:g} s",
+                remedy="check the network and DERIBIT_WS_URL, or leave out --connect-timeout to keep trying",
+            )
+        return None
+
+    async def _watch(self) -> None:
+        """Say every minute how it goes, and soon when nothing comes."""
+        begun_s = line_s = time.monotonic()
+        received = reconnects = rejected = 0
+        quiet_told_us = 0
+        while True:
+            await asyncio.sleep(1.0)
+            now_s = time.monotonic()
+            intake, health = self._intake, self._connection.health
+            quiet_us = self._clock.now_us() - max(intake.last_tick_us, quiet_told_us)
+            if health.connected and now_s - begun_s > QUIET_WARNING_US / 1e6 and quiet_us > QUIET_WARNING_US:
+                since_s = (
+                    (self._clock.now_us() - intake.last_tick_us) / 1e6 if intake.last_tick_us else now_s - begun_s
+                )
+                self._log.warning("feed.quiet", seconds_without_tick=round(since_s, 1))
+                quiet_told_us = self._clock.now_us() + 5 * QUIET_WARNING_US
+            if now_s - line_s < EVERY_S:
+                continue
+            written, self._flusher.written = self._flusher.written, Written()
+            fields = line(
+                written,
+                intake.buffers,
+                seconds=now_s - line_s,
+                received=intake.received - received,
+                rejected=intake.rejects.count - rejected,
+                reconnects=health.reconnects - reconnects,
+                open_gaps=len(intake.gaps.open_gaps),
+            )
+            self._log.info("statistics", **fields)
+            line_s, received = now_s, intake.received
+            reconnects, rejected = health.reconnects, intake.rejects.count
+            for buffer in intake.buffers:
+                buffer.peak_rows = 0
+
+    async def _stop(self) -> None:
+        self._intake.stopped(self._connection.health.last_message_us or self._clock.now_us())
+        try:
+            async with asyncio.timeout(self._settings.stop_timeout_sec):
+                while not await self._flusher.round():  # noqa: ASYNC110 - a disk announces nothing
+                    await asyncio.sleep(1.0)
+                await self._flusher.seal()
+        except TimeoutError as exc:
+            waiting = sum(len(buffer) for buffer in self._intake.buffers)
+            raise DiskError(
+                f"{waiting} rows could not be written within {self._settings.stop_timeout_sec:g} s and are lost",
+                remedy="see the log for what the disk refused",
+            ) from exc
+        self._log.info("stopped", messages=self._intake.received)
+
+    def _tell_crash(self, data_dir: DataDir) -> None:
+        """Open a gap from the last durable row of each stream, unless a clean stop opened its own."""
+        known = {lane: last_row_us(data_dir, lane.stream) for lane in self._intake.lanes}
+        if not any(known.values()):
+            return  # a new tape, or the first run of this market
+        earliest_us = min(us for us in known.values() if us)
+        for lane, last_us in known.items():
+            if not self._intake.gaps.find(stream=lane.stream, cause="stopped"):
+                lane.interrupted("crash", since_us=last_us or earliest_us, now_us=self._clock.now_us())
+
+
+@contextmanager
+def _disk_errors(data_dir: DataDir) -> Iterator[None]:
+    """Turn what the disk refuses at start into a line and exit code 5; afterwards the tape survives by itself."""
+    try:
+        yield
+    except OSError as exc:
+        raise DiskError(
+            f"the disk under {data_dir.root} refused: {exc}", remedy="mend it or choose another DATA_DIR"
+        ) from exc

@@ -1,0 +1,1 @@
+"""What every program here needs: settings, exit codes, errors, logging, signals, and DATA_DIR."""

@@ -1,0 +1,91 @@
+"""The only door to the disk for what must last: every write, fsync and rename of the tape passes here.
+
+One thin function for each call, so that a test can stand in for the disk (lose what was not fsynced,
+refuse the n-th write) by replacing a name in this module.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+# macOS: fsync reaches the drive's cache only; F_FULLFSYNC reaches the platters.
+_FULL_FSYNC = getattr(fcntl, "F_FULLFSYNC", None)
+
+
+def create(path: Path) -> int:
+    """Create a file that must not exist yet; return its descriptor for writing."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+
+def write(fd: int, data: bytes) -> None:
+    """Write `data` in one call.
+
+    Raises:
+        OSError: as the system says, or ENOSPC-like EIO text on a short write: a file that took only a
+            part of a write is as broken as one that refused it.
+    """
+    written = os.write(fd, data)
+    if written != len(data):
+        raise OSError(f"short write: {written} of {len(data)} bytes")
+
+
+def fsync(fd: int) -> None:
+    """Make what was written through `fd` durable. Never call it again on a file where it failed."""
+    if _FULL_FSYNC is not None:
+        fcntl.fcntl(fd, _FULL_FSYNC)
+    else:
+        os.fsync(fd)
+
+
+def fsync_dir(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_dir(path: Path) -> None:
+    """Create a directory and its missing parents, each name durable before the next is made in it."""
+    if path.is_dir():
+        return
+    make_dir(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_dir(path.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Move a file to a name that must be free, and make both directories' names durable."""
+    if target.exists():
+        raise FileExistsError(f"{target} exists already")
+    source.rename(target)
+    fsync_dir(target.parent)
+    if source.parent != target.parent:
+        fsync_dir(source.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file and make its absence durable."""
+    path.unlink()
+    fsync_dir(path.parent)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a whole new file durably, name included."""
+    fd = create(path)
+    try:
+        write(fd, data)
+        fsync(fd)
+    finally:
+        os.close(fd)
+    fsync_dir(path.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file's content durably: a reader sees the old bytes or the new ones, whole."""
+    draft = path.with_name(path.name + ".tmp")
+    draft.unlink(missing_ok=True)
+    write_file(draft, data)
+    draft.replace(path)
+    fsync_dir(path.parent)

@@ -1,0 +1,1 @@
+"""The segment format: Arrow IPC files whose every byte is under a checksum (docs/format.md)."""

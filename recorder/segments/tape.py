@@ -1,0 +1,239 @@
+"""The tape while it is recorded: every stream's live segment, written in rounds by one thread."""
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from recorder.runtime.backoff import Backoff
+from recorder.runtime.data_dir import DataDir
+from recorder.segments.encode import Identity
+from recorder.segments.layout import (
+    US_PER_DAY,
+    SegmentName,
+    live_path,
+    sealed_files,
+    sealed_path,
+    us_to_datetime,
+)
+from recorder.segments.reader import read_identity
+from recorder.segments.recovery import finish_live
+from recorder.segments.schemas import SCHEMAS, flush_rank, rows_to_batch, stream_kind
+from recorder.segments.writer import SegmentWriter
+
+Row = tuple[Any, ...]
+RECEIVED_AT = 2  # its place in every row, in microseconds since 1970
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """One segment that was finished."""
+
+    stream: str
+    path: Path
+    segment_id: str
+    rows: int
+    size_bytes: int
+
+
+@dataclass
+class Round:
+    """What one flush round did. Rows are durable, or they are in `left`."""
+
+    durable: dict[str, int] = field(default_factory=dict)  # rows by stream
+    left: dict[str, Sequence[Row]] = field(default_factory=dict)  # rows that no file holds yet
+    sealed: list[Sealed] = field(default_factory=list)
+    incidents: list[str] = field(default_factory=list)  # failures that were survived, for the log
+    failure: OSError | None = None  # why `left` is not empty
+    size_bytes: int = 0
+    encode_s: float = 0.0
+    fsync_s: float = 0.0
+
+
+class Tape:
+    """Writes rounds of rows into segments; rolls, seals, and goes on past files whose write failed.
+
+    One thread at a time may call it. A round is written in the order of FLUSH_ORDER and stops at the first
+    stream that cannot be written, so that no row after a hole is on disk without the row that names the hole.
+    """
+
+    def __init__(
+        self,
+        data_dir: DataDir,
+        *,
+        recorder: str,
+        software: str,
+        # Limits
+        segment_max_age_s: float,
+        segment_max_bytes: int,
+        compression: str | None = "zstd",
+    ) -> None:
+        self._data_dir = data_dir
+        self._recorder = recorder
+        self._software = software
+        self._segment_max_age_s = segment_max_age_s
+        self._segment_max_bytes = segment_max_bytes
+        self._compression = compression
+        self._open: dict[str, SegmentWriter] = {}
+        self._seq: dict[str, int] = {}
+        self._previous: dict[str, str] = {}
+        self._given_up: list[Path] = []  # live files never to be written again, to be finished by copying
+        self._finish_backoff = Backoff()
+        self._finish_at_s = 0.0
+
+    def write_round(self, rows: Mapping[str, Sequence[Row]], *, now_us: int) -> Round:
+        """Make rows durable: for each stream one write and one fsync (two where UTC midnight lies between).
+
+        Args:
+            rows: by full stream name, each in the order of `received_at`.
+            now_us: the recorder's clock; live segments of a past UTC day are sealed by it.
+
+        Returns:
+            What happened. An OSError is never raised: it is in the round, with the rows it concerns.
+        """
+        result = Round()
+        for stream in sorted((stream for stream in rows if rows[stream]), key=flush_rank):
+            if result.failure is None:
+                self._write_stream(stream, rows[stream], result)
+            else:
+                result.left[stream] = rows[stream]
+        self._seal_due(result, now_us)
+        self._finish_given_up(result)
+        return result
+
+    def seal_all(self) -> Round:
+        """Seal every live segment now: at a stop, at SIGHUP, and when the clock was stepped."""
+        result = Round()
+        for stream in list(self._open):
+            self._seal(stream, result)
+        self._finish_at_s = 0.0
+        self._finish_given_up(result)
+        return result
+
+    def _write_stream(self, stream: str, rows: Sequence[Row], result: Round) -> None:
+        done = 0
+        for _day, part in groupby(rows, key=lambda row: row[RECEIVED_AT] // US_PER_DAY):
+            day_rows = list(part)
+            try:
+                self._write_day(stream, day_rows, result)
+            except OSError as first:
+                result.incidents.append(f"{stream}: {first}")
+                try:
+                    # Once at once, on a new file: what failed may be that file's own trouble.
+                    self._write_day(stream, day_rows, result)
+                except OSError as second:
+                    result.failure = second
+                    result.left[stream] = rows[done:]
+                    return
+            done += len(day_rows)
+
+    def _write_day(self, stream: str, rows: list[Row], result: Round) -> None:
+        writer = self._open.get(stream)
+        if writer is not None and writer.name.start_us // US_PER_DAY != rows[0][RECEIVED_AT] // US_PER_DAY:
+            self._seal(stream, result)
+            writer = None
+        if writer is None:
+            writer = self._create(stream, rows[0][RECEIVED_AT])
+        try:
+            flush = writer.flush(rows_to_batch(SCHEMAS[stream_kind(stream) or ""], rows))
+        except OSError:
+            self._give_up(stream)
+            raise
+        result.durable[stream] = result.durable.get(stream, 0) + flush.rows
+        result.size_bytes += flush.size_bytes
+        result.encode_s += flush.encode_s
+        result.fsync_s += flush.fsync_s
+
+    def _create(self, stream: str, start_us: int) -> SegmentWriter:
+        name = self._free_name(stream, start_us)
+        identity = Identity(
+            segment_id=str(uuid.uuid4()),
+            previous=self._previous_of(stream),
+            stream=stream,
+            recorder=self._recorder,
+            started_at=us_to_datetime(start_us).isoformat(),
+            software=self._software,
+        )
+        try:
+            writer = SegmentWriter(
+                self._data_dir,
+                name,
+                identity,
+                SCHEMAS[stream_kind(stream) or ""],
+                compression=self._compression,
+            )
+        except OSError:
+            path = live_path(self._data_dir, stream, name)
+            if path.exists():
+                self._given_up.append(path)
+            raise
+        self._open[stream] = writer
+        self._previous[stream] = identity.segment_id
+        return writer
+
+    def _free_name(self, stream: str, start_us: int) -> SegmentName:
+        """Take the next sequence number whose name no file has (a clock set back may lead to a name again)."""
+        while True:
+            self._seq[stream] = self._seq.get(stream, 0) + 1
+            name = SegmentName(start_us, self._recorder, self._seq[stream])
+            if not (
+                live_path(self._data_dir, stream, name).exists() or sealed_path(self._data_dir, stream, name).exists()
+            ):
+                return name
+
+    def _previous_of(self, stream: str) -> str:
+        if stream not in self._previous:
+            for path in reversed(sealed_files(self._data_dir, stream)):
+                identity = read_identity(path)
+                if identity is not None:
+                    self._previous[stream] = identity.segment_id
+                    break
+            else:
+                self._previous[stream] = ""
+        return self._previous[stream]
+
+    def _seal_due(self, result: Round, now_us: int) -> None:
+        for stream, writer in list(self._open.items()):
+            if (
+                writer.age_s >= self._segment_max_age_s
+                or writer.size_bytes >= self._segment_max_bytes
+                or writer.name.start_us // US_PER_DAY < now_us // US_PER_DAY
+            ):
+                self._seal(stream, result)
+
+    def _seal(self, stream: str, result: Round) -> None:
+        writer = self._open[stream]
+        try:
+            path = writer.seal()
+        except OSError as exc:
+            result.incidents.append(f"{stream}: sealing {writer.name}: {exc}")
+            self._give_up(stream)
+        else:
+            del self._open[stream]
+            result.sealed.append(Sealed(stream, path, writer.identity.segment_id, writer.rows, writer.size_bytes))
+
+    def _give_up(self, stream: str) -> None:
+        writer = self._open.pop(stream)
+        writer.abandon()
+        self._given_up.append(writer.path)
+
+    def _finish_given_up(self, result: Round) -> None:
+        """Copy what given-up files hold into fresh ones; their rows are durable meanwhile, so there is time."""
+        if not self._given_up or time.monotonic() < self._finish_at_s:
+            return
+        for path in list(self._given_up):
+            try:
+                if path.exists():
+                    done = finish_live(self._data_dir, path, fsync_failed=True)
+                    result.incidents.append(
+                        f"finished {path.name}: {done.rows} rows kept, {done.cut_bytes} bytes cut"
+                    )
+            except OSError as exc:
+                result.incidents.append(f"finishing {path.name}: {exc}")
+                self._finish_at_s = time.monotonic() + self._finish_backoff.next_delay_s()
+                return
+            self._given_up.remove(path)
+        self._finish_backoff.reset()

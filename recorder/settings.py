@@ -1,0 +1,50 @@
+"""The recorder's settings."""
+
+import re
+import socket
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from recorder.runtime.settings import CommonSettings, Port
+
+
+class RecorderSettings(CommonSettings, frozen=True, kw_only=True):
+    """What `recorder record` can be told."""
+
+    deribit_ws_url: Annotated[
+        str, Meta(pattern=r"^wss?://[^\s]+$", description="the exchange's WebSocket, ws:// or wss://")
+    ] = "wss://www.deribit.com/ws/api/v2"
+    deribit_history_url: Annotated[
+        str, Meta(pattern=r"^https?://[^\s]+$", description="the exchange's archive of public trades")
+    ] = "https://history.deribit.com/api/v2"
+    currency: Annotated[
+        str, Meta(pattern=r"^[A-Z][A-Z0-9]{0,15}$", description="the currency whose options are recorded")
+    ] = "ETH"
+    kind: Annotated[Literal["option"], Meta(description="the kind of instrument; options only, for now")] = "option"
+    top_n_instruments: Annotated[
+        int, Meta(ge=0, le=5000, description="how many, by open interest; 0 = the whole chain")
+    ] = 50
+    recorder_name: Annotated[
+        str, Meta(pattern=r"^[a-z0-9_]{0,32}$", description="who records; default: the tape's own, or the host name")
+    ] = ""
+    flush_interval_sec: Annotated[
+        float, Meta(gt=0, le=60, description="rows are durable after at most this long")
+    ] = 1.0
+    segment_max_age_sec: Annotated[float, Meta(gt=0, le=86400, description="a segment is sealed at this age")] = 60.0
+    segment_max_mb: Annotated[float, Meta(gt=0, le=4096, description="or at this size")] = 64.0
+    buffer_size_quotes: Annotated[int, Meta(ge=1000, description="most rows of quotes in memory")] = 200_000
+    buffer_size_trades: Annotated[int, Meta(ge=1000, description="most rows of trades in memory")] = 100_000
+    buffer_size_tickers: Annotated[int, Meta(ge=1000, description="most rows of tickers in memory")] = 200_000
+    max_channels_per_connection: Annotated[
+        int, Meta(ge=2, le=10_000, description="most channels one connection carries")
+    ] = 400
+    redundancy: Annotated[int, Meta(ge=1, le=2, description="on how many connections each instrument is")] = 1
+    stop_timeout_sec: Annotated[float, Meta(gt=0, le=3600, description="a clean stop takes at most this long")] = 20.0
+    metrics_host: Annotated[str, Meta(min_length=1, description="where /metrics and /healthz listen")] = "127.0.0.1"
+    metrics_port: Annotated[Port | None, Meta(description="their port, or off")] = None
+
+
+def default_recorder_name() -> str:
+    """Return the host name, cleaned to `[a-z0-9_]{1,32}`."""
+    return re.sub(r"[^a-z0-9_]+", "_", socket.gethostname().lower())[:32].strip("_") or "recorder"

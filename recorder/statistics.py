@@ -1,0 +1,62 @@
+"""The line a person reads once a minute: what came, what was written, how full, how fast."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from recorder.buffers import Buffer
+
+EVERY_S = 60.0
+
+
+@dataclass
+class Written:
+    """What the flush rounds since the last line did."""
+
+    rounds: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    size_bytes: int = 0
+    flush_s: float = 0.0
+    slowest_flush_s: float = 0.0
+    fsync_s: float = 0.0
+    slowest_fsync_s: float = 0.0
+
+    def add(self, *, rows: dict[str, int], size_bytes: int, flush_s: float, fsync_s: float) -> None:
+        """Count one round."""
+        self.rounds += 1
+        for stream, count in rows.items():
+            self.rows[stream] = self.rows.get(stream, 0) + count
+        self.size_bytes += size_bytes
+        self.flush_s += flush_s
+        self.slowest_flush_s = max(self.slowest_flush_s, flush_s)
+        self.fsync_s += fsync_s
+        self.slowest_fsync_s = max(self.slowest_fsync_s, fsync_s)
+
+
+def line(
+    written: Written,
+    buffers: Sequence[Buffer],
+    *,
+    seconds: float,
+    received: int,
+    rejected: int,
+    reconnects: int,
+    open_gaps: int,
+) -> dict[str, object]:
+    """Return the fields of the statistics line: counts since the last one, rates over `seconds`."""
+    rounds = max(written.rounds, 1)
+    return {
+        "received_messages": received,
+        "written_rows": sum(written.rows.values()),
+        "rows_per_s": {stream: round(rows / seconds, 1) for stream, rows in sorted(written.rows.items())},
+        "written_mb": round(written.size_bytes / 1e6, 3),
+        "buffer_fill_rows": {buffer.stream: len(buffer) for buffer in buffers},
+        "buffer_peak_rows": {buffer.stream: buffer.peak_rows for buffer in buffers},
+        "dropped_rows": {buffer.stream: buffer.dropped for buffer in buffers if buffer.dropped},
+        "rejected": rejected,
+        "reconnects": reconnects,
+        "open_gaps": open_gaps,
+        "flush_ms": round(written.flush_s / rounds * 1e3, 2),
+        "flush_max_ms": round(written.slowest_flush_s * 1e3, 2),
+        "fsync_ms": round(written.fsync_s / rounds * 1e3, 2),
+        "fsync_max_ms": round(written.slowest_fsync_s * 1e3, 2),
+    }

@@ -1,0 +1,86 @@
+"""What trades are had: decides for every trade, live or fetched, from any connection, whether it is new. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Had:
+    """One instrument's trades: all of [first, newest] but the holes. `holes` are disjoint, in order, inclusive."""
+
+    first: int
+    newest: int
+    holes: list[tuple[int, int]] = field(default_factory=list)
+
+
+class TradesHad:
+    """The trade_seqs of every instrument that are on the tape or on their way to it."""
+
+    def __init__(self) -> None:
+        self.by_instrument: dict[str, Had] = {}
+
+    def add(self, instrument: str, trade_seq: int) -> tuple[int, int] | bool:
+        """Take a trade.
+
+        Returns:
+            False if it is had already; True if it is new; (first, last) if it is new and shows that these,
+            inclusive, were missed.
+        """
+        had = self.by_instrument.get(instrument)
+        if had is None:
+            self.by_instrument[instrument] = Had(trade_seq, trade_seq)
+            return True
+        if trade_seq == had.newest + 1:
+            had.newest = trade_seq
+            return True
+        if trade_seq > had.newest:
+            hole = (had.newest + 1, trade_seq - 1)
+            had.holes.append(hole)
+            had.newest = trade_seq
+            return hole
+        if trade_seq < had.first:
+            # Older than what recording began with: new, though nobody owed it.
+            if trade_seq + 1 < had.first:
+                had.holes.insert(0, (trade_seq + 1, had.first - 1))
+            had.first = trade_seq
+            return True
+        return _fill(had.holes, trade_seq)
+
+    def remove(self, instrument: str, trade_seq: int) -> None:
+        """Un-have a trade that was dropped before it reached the disk."""
+        had = self.by_instrument[instrument]
+        if had.first == had.newest == trade_seq:
+            del self.by_instrument[instrument]
+            return
+        had.holes = _merge([*had.holes, (trade_seq, trade_seq)])
+
+    def missing(self, instrument: str, first: int, last: int) -> list[tuple[int, int]]:
+        """Return what of [first, last] is not had, as inclusive ranges."""
+        had = self.by_instrument.get(instrument)
+        if had is None:
+            return [(first, last)]
+        return [(max(a, first), min(b, last)) for a, b in had.holes if a <= last and b >= first]
+
+    def fold(self, rows: Iterable[tuple[str, int]]) -> None:
+        """Take over trades that a segment holds."""
+        for instrument, trade_seq in rows:
+            self.add(instrument, trade_seq)
+
+
+def _fill(holes: list[tuple[int, int]], trade_seq: int) -> bool:
+    for index, (first, last) in enumerate(holes):
+        if first <= trade_seq <= last:
+            parts = [(first, trade_seq - 1), (trade_seq + 1, last)]
+            holes[index : index + 1] = [part for part in parts if part[0] <= part[1]]
+            return True
+    return False
+
+
+def _merge(holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(holes):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged
