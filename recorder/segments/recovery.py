@@ -40,7 +40,7 @@ def recover(data_dir: DataDir) -> list[Recovered]:
     return [finish_live(data_dir, path) for stream in streams(data_dir) for path in live_files(data_dir, stream)]
 
 
-def finish_live(data_dir: DataDir, live: Path, *, fsync_failed: bool = False) -> Recovered:
+def finish_live(data_dir: DataDir, live: Path, *, acknowledged_bytes: int | None = None) -> Recovered:
     """Seal the good groups of a live file, put what was cut off into quarantine, and remove the live file.
 
     In that order, so that a crash or a full disk between two steps leaves the rows in at least one file; where
@@ -49,14 +49,16 @@ def finish_live(data_dir: DataDir, live: Path, *, fsync_failed: bool = False) ->
     Args:
         data_dir: where the file belongs.
         live: the file.
-        fsync_failed: a write or fsync of this file failed, so that it is copied even where it looks finished:
-            its pages may be in memory only, and an fsync that failed once tells nothing when asked again.
+        acknowledged_bytes: set while recording, after a write or fsync of this file failed. Only what was
+            acknowledged before is kept: a flush whose fsync failed may read back whole from memory, and its rows
+            are about to be written elsewhere. And the file is copied even where it looks finished, since an
+            fsync that failed once tells nothing when it is asked again.
 
     Raises:
         OSError: the disk refused; try again later.
     """
     data = live.read_bytes()
-    checked = check(data)
+    checked = check(data if acknowledged_bytes is None else data[:acknowledged_bytes])
     if checked.newer_version:
         return Recovered(live, None, 0, 0, tuple(checked.damage))  # a newer program's: left where it is
     name = SegmentName.parse(live.name)
@@ -67,7 +69,7 @@ def finish_live(data_dir: DataDir, live: Path, *, fsync_failed: bool = False) ->
     disk.make_dir(sealed.parent)
     if sealed.exists():
         disk.fsync_dir(sealed.parent)
-    elif checked.sealed and not fsync_failed:
+    elif checked.sealed:
         # The crash came after the footer. Its fsync may not have happened: make it so, then move.
         fd = os.open(live, os.O_RDWR | os.O_CLOEXEC)
         try:

@@ -1,6 +1,5 @@
 """The tape while it is recorded: every stream's live segment, written in rounds by one thread."""
 
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +7,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from recorder.runtime.backoff import Backoff
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.encode import Identity
 from recorder.segments.layout import (
@@ -80,9 +78,9 @@ class Tape:
         self._open: dict[str, SegmentWriter] = {}
         self._seq: dict[str, int] = {}
         self._previous: dict[str, str] = {}
-        self._given_up: list[Path] = []  # live files never to be written again, to be finished by copying
-        self._finish_backoff = Backoff()
-        self._finish_at_s = 0.0
+        # Live files never to be written again, by stream, with the bytes that were acknowledged. One a stream:
+        # it is finished before the stream is written again, or a crash in between could double the failed rows.
+        self._given_up: dict[str, tuple[Path, int]] = {}
 
     def write_round(self, rows: Mapping[str, Sequence[Row]], *, now_us: int) -> Round:
         """Make rows durable: for each stream one write and one fsync (two where UTC midnight lies between).
@@ -101,7 +99,7 @@ class Tape:
             else:
                 result.left[stream] = rows[stream]
         self._seal_due(result, now_us)
-        self._finish_given_up(result)
+        self._finish_idle(result)
         return result
 
     def seal_all(self) -> Round:
@@ -109,8 +107,7 @@ class Tape:
         result = Round()
         for stream in list(self._open):
             self._seal(stream, result)
-        self._finish_at_s = 0.0
-        self._finish_given_up(result)
+        self._finish_idle(result)
         return result
 
     def _write_stream(self, stream: str, rows: Sequence[Row], result: Round) -> None:
@@ -131,9 +128,11 @@ class Tape:
             done += len(day_rows)
 
     def _write_day(self, stream: str, rows: list[Row], result: Round) -> None:
+        self._finish_given_up(stream, result)
         writer = self._open.get(stream)
         if writer is not None and writer.name.start_us // US_PER_DAY != rows[0][RECEIVED_AT] // US_PER_DAY:
             self._seal(stream, result)
+            self._finish_given_up(stream, result)
             writer = None
         if writer is None:
             writer = self._create(stream, rows[0][RECEIVED_AT])
@@ -168,7 +167,7 @@ class Tape:
         except OSError:
             path = live_path(self._data_dir, stream, name)
             if path.exists():
-                self._given_up.append(path)
+                self._given_up[stream] = (path, 0)
             raise
         self._open[stream] = writer
         self._previous[stream] = identity.segment_id
@@ -218,22 +217,22 @@ class Tape:
     def _give_up(self, stream: str) -> None:
         writer = self._open.pop(stream)
         writer.abandon()
-        self._given_up.append(writer.path)
+        self._given_up[stream] = (writer.path, writer.size_bytes)
 
-    def _finish_given_up(self, result: Round) -> None:
-        """Copy what given-up files hold into fresh ones; their rows are durable meanwhile, so there is time."""
-        if not self._given_up or time.monotonic() < self._finish_at_s:
+    def _finish_given_up(self, stream: str, result: Round) -> None:
+        """Seal a copy of what a given-up file had acknowledged."""
+        if stream not in self._given_up:
             return
-        for path in list(self._given_up):
+        path, acknowledged_bytes = self._given_up[stream]
+        if path.exists():
+            done = finish_live(self._data_dir, path, acknowledged_bytes=acknowledged_bytes)
+            result.incidents.append(f"finished {path.name}: {done.rows} rows kept, {done.cut_bytes} bytes cut off")
+        del self._given_up[stream]
+
+    def _finish_idle(self, result: Round) -> None:
+        """Finish given-up files of streams that have no rows to write; their rows are durable, so there is time."""
+        for stream in list(self._given_up):
             try:
-                if path.exists():
-                    done = finish_live(self._data_dir, path, fsync_failed=True)
-                    result.incidents.append(
-                        f"finished {path.name}: {done.rows} rows kept, {done.cut_bytes} bytes cut"
-                    )
+                self._finish_given_up(stream, result)
             except OSError as exc:
-                result.incidents.append(f"finishing {path.name}: {exc}")
-                self._finish_at_s = time.monotonic() + self._finish_backoff.next_delay_s()
-                return
-            self._given_up.remove(path)
-        self._finish_backoff.reset()
+                result.incidents.append(f"{stream}: finishing a given-up file: {exc}")

@@ -1,0 +1,84 @@
+# Every target that needs it installs by itself. Variables can be given on the line: make record DATA_DIR=/data
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3 # the interpreter that .venv is made from (3.11 or newer)
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+ARGS ?= # more flags for the program, for example ARGS="--for 60"
+Q ?= SELECT instrument, count(*) AS quotes FROM eth_option_quotes GROUP BY ALL ORDER BY quotes DESC LIMIT 10
+
+##@ Use
+.PHONY: help install demo record load replay audit sql completeness doctor simulate
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "; printf "make TARGET\n"} /^[a-z-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2} /^##@ / {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv with everything needed (the other targets do it by themselves)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## The whole chain offline in under 60 s: simulate, record, load, query, prove
+	$(PY) -m tests.demo
+
+record: $(STAMP) ## Record until Ctrl-C (ARGS="--for 60" to stop by itself)
+	$(PY) -m recorder record $(ARGS)
+
+load: $(STAMP) ## Load finished segments into DATABASE_URL (ARGS="--once" to stop when all is loaded)
+	$(PY) -m loader load $(ARGS)
+
+replay: $(STAMP) ## Load a time range into another database (ARGS="--from 2026-11-01 --to 2026-11-02")
+	$(PY) -m loader replay $(ARGS)
+
+audit: $(STAMP) ## Compare the database with the tape
+	$(PY) -m loader audit $(ARGS)
+
+sql: $(STAMP) ## Query the tape, live rows included: make sql Q="SELECT …"
+	@$(PY) -m analysis sql "$(Q)" $(ARGS)
+
+completeness: $(STAMP) ## Prove what the tape holds, and name what it lacks
+	@$(PY) -m analysis completeness $(ARGS)
+
+doctor: $(STAMP) ## Check every segment (ARGS="--repair" to salvage)
+	@$(PY) -m recorder doctor $(ARGS)
+
+simulate: $(STAMP) ## Be a Deribit look-alike on port 8765
+	$(PY) -m recorder simulate $(ARGS)
+
+##@ Develop
+.PHONY: test lint types check fmt bench lock clean
+test: $(STAMP) ## All tests
+	$(PY) -m pytest $(ARGS)
+
+lint: $(STAMP) ## Style
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(STAMP) ## Types
+	$(PY) -m mypy
+
+check: lint types test ## Lint, types, tests: what CI runs
+
+fmt: $(STAMP) ## Format, and mend what can be mended
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(STAMP) ## Benchmarks, as JSON on stdout
+	@$(PY) -m tests.bench $(ARGS)
+
+lock: $(STAMP) ## Renew requirements.lock from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements.lock
+
+clean: ## Remove what make install and the tests made; never data/
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+##@ Containers
+.PHONY: up down
+up: ## Start TimescaleDB (container eth-timescaledb)
+	docker compose up -d
+
+down: ## Stop it; the data stays
+	docker compose down

@@ -1,0 +1,38 @@
+"""What every test shares: fixtures, and the promise that the machine's settings do not leak in."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from recorder.runtime.data_dir import DataDir
+from recorder.runtime.settings import KNOWN_NAMES
+
+pytest_plugins = ["tests.fix_postgres", "tests.fix_programs"]
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run each test without the settings of the person who runs it, in a folder without a `.env`."""
+    for name in KNOWN_NAMES & os.environ.keys():
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> DataDir:
+    return DataDir(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of real messages; tests that need it say so where it is not."""
+    folder = os.environ.get("TICKTAPE_SAMPLES")
+    if not folder:
+        pytest.skip("TICKTAPE_SAMPLES is not set: the folder of captured Deribit messages")
+    return Path(folder).resolve()

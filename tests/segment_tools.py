@@ -1,0 +1,51 @@
+"""Rows and segments for tests."""
+
+from collections.abc import Sequence
+
+from recorder.runtime.data_dir import DataDir
+from recorder.segments.encode import Identity, encode_segment
+from recorder.segments.schemas import SCHEMAS, rows_to_batch, stream_kind
+from recorder.segments.tape import Row, Tape
+
+QUOTES = "eth_option_quotes"
+NOON_US = 1_763_812_800_000_000  # 2025-11-22T12:00:00Z
+DAY_US = 86_400_000_000
+
+
+def quote_rows(
+    count: int, *, start_us: int = NOON_US, first_change_id: int = 1, instrument: str = "ETH-1"
+) -> list[Row]:
+    """Rows of quotes a microsecond apart, in one whole chain."""
+    return [
+        (
+            start_us + i, instrument, start_us + i, 0.1 + i / 1000, 1.0, None, None, 2000.5, None,
+            first_change_id + i, None if i == 0 and first_change_id == 1 else first_change_id + i - 1,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def tape_in(
+    data_dir: DataDir, *, max_age_s: float = 3600.0, max_bytes: int = 1 << 30, compression: str | None = "zstd"
+) -> Tape:
+    """A tape of recorder `test`."""
+    return Tape(
+        data_dir,
+        recorder="test",
+        software="ticktape/test",
+        segment_max_age_s=max_age_s,
+        segment_max_bytes=max_bytes,
+        compression=compression,
+    )
+
+
+def identity(stream: str = QUOTES, segment_id: str = "id-1") -> Identity:
+    return Identity(
+        segment_id=segment_id, previous="", stream=stream, recorder="test", started_at="2025-11-22", software="test"
+    )
+
+
+def segment_bytes(groups: Sequence[Sequence[Row]], *, stream: str = QUOTES, segment_id: str = "id-1") -> bytes:
+    """A whole sealed segment."""
+    schema = SCHEMAS[stream_kind(stream) or ""]
+    return encode_segment(schema, identity(stream, segment_id), [rows_to_batch(schema, rows) for rows in groups])
