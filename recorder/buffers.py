@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 
-from recorder.segments.tape import Row
+import pyarrow as pa
+
+from recorder.segments.schemas import SCHEMAS, Row, rows_to_batch, stream_kind
 
 WARN_AT = 0.8
 WARN_EVERY_S = 60.0
+
+# Rows become columns this many at a time, while their values are still in the processor's cache: a second of a whole
+# chain at once costs five times as much a row, and keeps tens of thousands of Python objects alive meanwhile.
+CHUNK_ROWS = 256
 
 
 class Buffer:
@@ -15,45 +21,66 @@ class Buffer:
         self.stream = stream
         self.limit_rows = limit_rows
         self.peak_rows = 0
-        self.added = 0
         self.dropped = 0
+        self._schema = SCHEMAS[stream_kind(stream) or ""]
         self._rows: list[Row] = []
-        self._in_flight = 0
-        self._room = limit_rows  # how many rows may wait while `_in_flight` are on their way
-        self._warned_s = -WARN_EVERY_S
+        self._chunks: list[pa.RecordBatch] = []
+        self._in_flight_rows = 0
+        self._room_rows = limit_rows  # how long `_rows` may get beside what is in chunks and in flight
 
     def __len__(self) -> int:
-        return len(self._rows) + self._in_flight
+        return self.limit_rows - self._room_rows + len(self._rows)
 
     def add(self, row: Row) -> bool:
         """Take a row; False if there is no room for it."""
-        if len(self._rows) >= self._room:
+        rows = self._rows
+        waiting = len(rows)
+        if waiting >= self._room_rows:
             self.dropped += 1
             return False
-        self._rows.append(row)
+        rows.append(row)
+        if waiting == CHUNK_ROWS - 1:
+            self._make_chunk()
         return True
 
-    def take(self) -> list[Row]:
+    def take(self) -> list[pa.RecordBatch]:
         """Hand the waiting rows to a flush round; they count against the bound until `settle`."""
         self.peak_rows = max(self.peak_rows, len(self))
-        rows, self._rows = self._rows, []
-        self._in_flight = len(rows)
-        self._room = self.limit_rows - self._in_flight
-        self.added += len(rows)
-        return rows
+        self._make_chunk()
+        chunks, self._chunks = self._chunks, []
+        self._in_flight_rows = _count(chunks)
+        return chunks
 
-    def settle(self, left: Sequence[Row]) -> None:
+    def settle(self, left: Sequence[pa.RecordBatch]) -> None:
         """End a round: `left` are the rows that did not reach the disk; they go first next time."""
         self.peak_rows = max(self.peak_rows, len(self))
-        if left:
-            self._rows = [*left, *self._rows]
-            self.added -= len(left)
-        self._in_flight = 0
-        self._room = self.limit_rows
+        self._chunks = [*left, *self._chunks]
+        self._room_rows += self._in_flight_rows - _count(left)
+        self._in_flight_rows = 0
 
-    def warning_due(self, now_s: float) -> bool:
-        """Tell, once a minute, that the buffer is 80 % full."""
-        if len(self) < WARN_AT * self.limit_rows or now_s - self._warned_s < WARN_EVERY_S:
+    def _make_chunk(self) -> None:
+        if self._rows:
+            self._chunks.append(rows_to_batch(self._schema, self._rows))
+            self._room_rows -= len(self._rows)
+            self._rows = []
+
+
+class Warner:
+    """Tells once a minute that a buffer is 80 % full."""
+
+    def __init__(self) -> None:
+        self._warned_s: dict[str, float] = {}
+
+    def due(self, buffer: Buffer, now_s: float) -> bool:
+        """Whether to warn of this buffer now."""
+        if (
+            len(buffer) < WARN_AT * buffer.limit_rows
+            or now_s - self._warned_s.get(buffer.stream, -1e9) < WARN_EVERY_S
+        ):
             return False
-        self._warned_s = now_s
+        self._warned_s[buffer.stream] = now_s
         return True
+
+
+def _count(chunks: Sequence[pa.RecordBatch]) -> int:
+    return sum(chunk.num_rows for chunk in chunks)

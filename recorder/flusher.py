@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from recorder.buffers import Buffer
+from recorder.buffers import Buffer, Warner
 from recorder.clock import Clock
 from recorder.intake import Intake
 from recorder.runtime.backoff import Backoff
 from recorder.runtime.logging import Logger
-from recorder.segments.tape import Round, Row, Tape
+from recorder.segments.tape import Batches, Round, Tape
 from recorder.statistics import Written
 from recorder.tape_state import TapeState
 
@@ -31,6 +31,7 @@ class Flusher:
         self._interval_s = interval_s
         self._log = log
         self._backoff = Backoff()
+        self._warner = Warner()
         self._not_before_s = 0.0
         # One thread: the tape is written in order, and the event loop never waits for a disk.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
@@ -73,7 +74,7 @@ class Flusher:
 
     # In the writer thread
 
-    def _write(self, rows: dict[str, list[Row]], rejects: list[dict[str, str]], now_us: int) -> Round:
+    def _write(self, rows: dict[str, Batches], rejects: list[dict[str, str]], now_us: int) -> Round:
         result = self._tape.write_round(rows, now_us=now_us)
         try:
             self._intake.rejects.write(rejects)
@@ -101,7 +102,7 @@ class Flusher:
 
     async def _flush(self) -> bool:
         buffers = self._intake.buffers
-        taken = {buffer.stream: buffer.take() for buffer in buffers}
+        taken: dict[str, Batches] = {buffer.stream: buffer.take() for buffer in buffers}
         begun_s = time.monotonic()
         result = await self._in_thread(self._write, taken, self._intake.rejects.take(), self._clock.now_us())
         for buffer in buffers:
@@ -146,13 +147,13 @@ class Flusher:
             return
         delay_s = self._backoff.next_delay_s()
         self._not_before_s = time.monotonic() + delay_s
-        waiting = sum(len(rows) for rows in result.left.values())
+        waiting = sum(batch.num_rows for batches in result.left.values() for batch in batches)
         self._log.error("flush.failed", error=str(failure), waiting_rows=waiting, retry_in_s=round(delay_s, 1))
 
     def _warn(self, buffers: Sequence[Buffer]) -> None:
         now_s = time.monotonic()
         for buffer in buffers:
-            if buffer.warning_due(now_s):
+            if self._warner.due(buffer, now_s):
                 self._log.warning(
                     "buffer.filling",
                     stream=buffer.stream,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from recorder.segments.tape import Row
+from recorder.segments.schemas import Row
 
 Cause = Literal[
     "disconnect", "sequence_break", "crash", "stopped", "rejected", "overflow", "disk_full", "clock_step", "silence"
@@ -55,17 +55,9 @@ class GapLog:
         self._emit = emit
         self._open: dict[str, Gap] = {gap.gap_id: gap for gap in taken_up}
 
-    def find(
-        self, *, stream: str | None = None, instrument: str | None = None, cause: str | None = None
-    ) -> list[Gap]:
+    def find(self, *, stream: str, instrument: str | None = None) -> list[Gap]:
         """Return the open gaps of a stream; those of one instrument, or (None) those that concern every one."""
-        return [
-            gap
-            for gap in self._open.values()
-            if (stream is None or gap.stream == stream)
-            and gap.instrument == instrument
-            and (cause is None or gap.cause == cause)
-        ]
+        return [gap for gap in self._open.values() if gap.stream == stream and gap.instrument == instrument]
 
     @property
     def open_gaps(self) -> list[Gap]:

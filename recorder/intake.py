@@ -238,5 +238,5 @@ class Intake:
         """Open the gap that a clean stop leaves; the next start takes it up."""
         now_us = self._now_us()
         for lane in self.lanes:
-            if not self.gaps.find(stream=lane.stream, cause="stopped"):
+            if not lane.stopped_cleanly():
                 self.gaps.open(lane.stream, None, "stopped", started_us=since_us, now_us=now_us)

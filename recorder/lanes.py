@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 
 from recorder.buffers import Buffer
 from recorder.gaps import Cause, Gap, GapLog
-from recorder.segments.tape import Row
+from recorder.segments.schemas import Row
 
 # A granted channel that has brought nothing for this long gets a gap row of its own instead of holding up all.
 RESUME_PATIENCE_US = 30_000_000
@@ -96,7 +96,12 @@ class Lane:
             self._resumed.clear()
             self._expected = None
 
+    def stopped_cleanly(self) -> bool:
+        """Whether a clean stop told where the stream ends, and nothing has begun again since."""
+        return any(gap.cause == "stopped" for gap in self._interruptions())
+
     def _interruptions(self) -> Iterable[Gap]:
+        """The whole-stream gaps that still last."""
         return [
             gap for gap in self._gaps.find(stream=self.stream) if gap.cause in _INTERRUPTIONS and gap.ended_us is None
         ]

@@ -59,6 +59,7 @@ class Recorder:
     def __init__(self, settings: RecorderSettings, data_dir: DataDir, name: str, log: Logger) -> None:
         self._settings = settings
         self._log = log
+        self._stop_asked = asyncio.Event()
         self._clock = Clock()
         state = TapeState(data_dir, stream_name(settings.currency, settings.kind, "trades"))
         for path in state.damaged:
@@ -97,6 +98,15 @@ class Recorder:
             settings.deribit_ws_url, feed=self._intake, plan=self._plan, now_us=self._clock.now_us, log=log
         )
 
+    @property
+    def received(self) -> int:
+        """How many messages with data have come so far."""
+        return self._intake.received
+
+    def stop(self) -> None:
+        """Ask for a clean stop; on the event loop only."""
+        self._stop_asked.set()
+
     async def run(self, *, run_for_s: float | None, connect_timeout_s: float | None) -> None:
         """Record until a signal, or for `run_for_s` seconds; then flush, seal, and return.
 
@@ -104,9 +114,8 @@ class Recorder:
             ExchangeNotReached: not within `connect_timeout_s`.
             DiskError: rows were left that the disk did not take within STOP_TIMEOUT_SEC.
         """
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        signals.on_stop(lambda: loop.call_soon_threadsafe(stop.set))
+        loop, stop = asyncio.get_running_loop(), self._stop_asked
+        signals.on_stop(lambda: loop.call_soon_threadsafe(self.stop))
         signals.on_hangup(lambda: loop.call_soon_threadsafe(self._flusher.ask_seal))
         failure: ExchangeNotReached | None = None
         try:
@@ -114,14 +123,15 @@ class Recorder:
                 tasks = [group.create_task(self._connection.run()), group.create_task(self._watch())]
                 flushing = group.create_task(self._flusher.run(stop))
                 if run_for_s is not None:
-                    loop.call_later(run_for_s, stop.set)
+                    loop.call_later(run_for_s, self.stop)
                 if connect_timeout_s is not None:
                     failure = await self._reach_exchange(connect_timeout_s, stop)
                 await stop.wait()
+                await self._connection.leave()
                 for task in tasks:
                     task.cancel()
                 await flushing
-            await self._stop()
+            await self._finish()
         finally:
             self._flusher.close()
         if failure is not None:
@@ -184,7 +194,7 @@ class Recorder:
             for buffer in intake.buffers:
                 buffer.peak_rows = 0
 
-    async def _stop(self) -> None:
+    async def _finish(self) -> None:
         self._intake.stopped(self._connection.health.last_message_us or self._clock.now_us())
         try:
             async with asyncio.timeout(self._settings.stop_timeout_sec):
@@ -206,7 +216,7 @@ class Recorder:
             return  # a new tape, or the first run of this market
         earliest_us = min(us for us in known.values() if us)
         for lane, last_us in known.items():
-            if not self._intake.gaps.find(stream=lane.stream, cause="stopped"):
+            if not lane.stopped_cleanly():
                 lane.interrupted("crash", since_us=last_us or earliest_us, now_us=self._clock.now_us())
 
 

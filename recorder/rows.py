@@ -2,7 +2,7 @@
 
 from recorder.deribit.book import Top
 from recorder.deribit.messages import Greeks, InstrumentData, Stats, TickerData, TradeData
-from recorder.segments.tape import Row
+from recorder.segments.schemas import Row
 
 _NO_GREEKS, _NO_STATS = Greeks(), Stats()
 US_PER_MS = 1000

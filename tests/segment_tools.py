@@ -1,11 +1,14 @@
 """Rows and segments for tests."""
 
 from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
 
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.encode import Identity, encode_segment
-from recorder.segments.schemas import SCHEMAS, rows_to_batch, stream_kind
-from recorder.segments.tape import Row, Tape
+from recorder.segments.schemas import SCHEMAS, Row, rows_to_batch, stream_kind
+from recorder.segments.tape import Tape
 
 QUOTES = "eth_option_quotes"
 NOON_US = 1_763_812_800_000_000  # 2025-11-22T12:00:00Z
@@ -49,3 +52,13 @@ def segment_bytes(groups: Sequence[Sequence[Row]], *, stream: str = QUOTES, segm
     """A whole sealed segment."""
     schema = SCHEMAS[stream_kind(stream) or ""]
     return encode_segment(schema, identity(stream, segment_id), [rows_to_batch(schema, rows) for rows in groups])
+
+
+def batches(**rows: Sequence[Row]) -> dict[str, list[pa.RecordBatch]]:
+    """Rows by full stream name, as a flush round takes them."""
+    return {stream: [rows_to_batch(SCHEMAS[stream_kind(stream) or ""], some)] for stream, some in rows.items()}
+
+
+def quotes(count: int, **options: Any) -> dict[str, list[pa.RecordBatch]]:
+    """`quote_rows` as a flush round takes them."""
+    return batches(**{QUOTES: quote_rows(count, **options)})

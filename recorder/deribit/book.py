@@ -1,5 +1,6 @@
 """One instrument's order book as one connection sees it, and whether its chain holds. Pure."""
 
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -34,8 +35,8 @@ class Book:
     """
 
     def __init__(self) -> None:
-        self._bids: dict[float, float] = {}
-        self._asks: dict[float, float] = {}
+        self._bids = Side(max)
+        self._asks = Side(min)
         self.change_id: int | None = None  # None: waiting for a snapshot
 
     def apply(self, data: BookData) -> Applied:
@@ -50,8 +51,10 @@ class Book:
                 return Applied.REPEATED
             self.change_id = None
             return Applied.BROKEN
-        _set_levels(self._bids, data.bids)
-        _set_levels(self._asks, data.asks)
+        if data.bids:
+            self._bids.set(data.bids)
+        if data.asks:
+            self._asks.set(data.asks)
         self.change_id = data.change_id
         return Applied.NEW
 
@@ -62,19 +65,42 @@ class Book:
     @property
     def top(self) -> Top:
         """The best level of each side."""
-        bid = max(self._bids, default=None)
-        ask = min(self._asks, default=None)
+        bids, asks = self._bids, self._asks
+        bid, ask = bids.best, asks.best
         return Top(
             bid,
-            None if bid is None else self._bids[bid],
+            None if bid is None else bids.levels[bid],
             ask,
-            None if ask is None else self._asks[ask],
+            None if ask is None else asks.levels[ask],
         )
 
 
-def _set_levels(side: dict[float, float], levels: Levels) -> None:
-    for action, price, amount in levels:
-        if action == "delete" or amount == 0.0:
-            side.pop(price, None)
-        else:
-            side[price] = amount
+class Side:
+    """One side's levels, and the best price of them: looked for again only when the best one is gone."""
+
+    __slots__ = ("_choose", "best", "levels")
+
+    def __init__(self, choose: Callable[..., float | None]) -> None:
+        """Let `choose` (max or min) say which price is best."""
+        self._choose = choose
+        self.levels: dict[float, float] = {}
+        self.best: float | None = None
+
+    def clear(self) -> None:
+        """Empty the side."""
+        self.levels.clear()
+        self.best = None
+
+    def set(self, changes: Levels) -> None:
+        """Set the size at each price; 0 or `delete` removes it."""
+        levels, best = self.levels, self.best
+        for action, price, amount in changes:
+            if action == "delete" or amount == 0.0:
+                levels.pop(price, None)
+            else:
+                levels[price] = amount
+                if best is not None:
+                    best = self._choose(best, price)
+        if best is None or best not in levels:
+            best = self._choose(levels, default=None)
+        self.best = best

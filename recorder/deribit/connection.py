@@ -1,24 +1,27 @@
 """One connection for as long as the recorder runs: a session after another, each with its own books and chain."""
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import Raw
 from websockets.exceptions import WebSocketException
 
 from recorder.deribit import channels
 from recorder.deribit.book import Applied, Book
 from recorder.deribit.feed import Feed
 from recorder.deribit.messages import (
+    BookData,
+    Notification,
+    TickerData,
+    TradeData,
     decode_book,
-    decode_instrument,
-    decode_instrument_state,
+    decode_created,
+    decode_state,
     decode_ticker,
     decode_trades,
 )
@@ -30,6 +33,8 @@ from recorder.runtime.logging import Logger
 USEFUL_AFTER_S = 10.0
 # A book that has waited this long for a snapshot is subscribed anew. Snapshots of 131 books came within 0.6 s.
 SNAPSHOT_PATIENCE_S = 15.0
+# A clean stop waits this long for the exchange to confirm that nothing more will come.
+LEAVE_TIMEOUT_S = 2.0
 # How many names a warning spells out.
 NAMES_IN_A_LINE = 5
 
@@ -66,7 +71,14 @@ class Health:
     connected_once: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-Handler = Callable[[Raw, int], None]
+class Subscription(NamedTuple):
+    """What is done with the messages of one channel."""
+
+    family: Literal["book", "ticker", "trades", "other"]
+    instrument: str | None  # None: the channel is of many
+    decode: Callable[[bytes], Notification[Any]]
+    take: Callable[[Any, int], None]  # the data, and when it was received
+
 
 _CHANNEL = re.compile(rb'"channel"\s*:\s*"([^"]{1,128})"')
 
@@ -90,11 +102,12 @@ class Connection:
         self._now_us = now_us
         self._log = log
         self._backoff = Backoff()
-        self._handlers: dict[str, tuple[str, str | None, Handler]] = {}  # channel -> family, instrument, handler
+        self._subscriptions: dict[str, Subscription] = {}  # by channel
         self._books: dict[str, Book] = {}
         self._waiting_since_s: dict[str, float] = {}  # books that wait for a snapshot
         self._broken = asyncio.Event()
         self._granted_at_s: float | None = None
+        self._session: Session | None = None
 
     async def run(self) -> None:
         """Keep a session alive. Ends only by cancellation."""
@@ -106,13 +119,14 @@ class Connection:
                 async with open_session(self._url, notify=self._on_notification, reject=self._on_garbage) as session:
                     self.health.connected = True
                     self.health.connected_once.set()
+                    self._session = session
                     await self._serve(session)
             except Silent as exc:
                 cause, detail = "silence", str(exc)
             except (OSError, TimeoutError, WebSocketException, RpcError, msgspec.DecodeError) as exc:
                 detail = str(exc) or type(exc).__name__
-            finally:
-                self._session_ended(cause, detail)
+            self._session = None
+            self._session_ended(cause, detail)
             delay_s = self._backoff.next_delay_s()
             self._log.warning(
                 "exchange.lost" if self.health.connected else "exchange.unreachable",
@@ -124,9 +138,16 @@ class Connection:
             await asyncio.sleep(delay_s)
             self.health.reconnects += self.health.connected_once.is_set()
 
+    async def leave(self) -> None:
+        """Unsubscribe from everything before a clean stop: what was sent until the reply has been received."""
+        if self._session is not None:
+            with contextlib.suppress(TimeoutError, OSError, WebSocketException, RpcError):
+                async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                    await self._session.call("public/unsubscribe_all")
+
     async def _serve(self, session: Session) -> None:
         plan = await self._plan(session)
-        self._handlers = self._handlers_for(plan)
+        self._subscriptions = self._subscriptions_of(plan)
         self._books = {name: Book() for name in plan.instruments}
         asked = plan.channels
         granted, exchange_us = await session.subscribe(asked)
@@ -177,81 +198,71 @@ class Connection:
             self._backoff.reset()
         self._feed.disconnected(cause=cause, since_us=self.health.last_message_us or self._now_us(), detail=detail)
 
-    def _handlers_for(self, plan: Plan) -> dict[str, tuple[str, str | None, Handler]]:
-        found: dict[str, tuple[str, str | None, Handler]] = {}
+    def _subscriptions_of(self, plan: Plan) -> dict[str, Subscription]:
+        found: dict[str, Subscription] = {}
         for name in plan.instruments:
-            found[channels.book(name)] = ("book", name, partial(self._on_book, name))
-            found[channels.ticker(name)] = ("ticker", name, partial(self._on_ticker, name))
+            found[channels.book(name)] = Subscription("book", name, decode_book, self._on_book)
+            found[channels.ticker(name)] = Subscription("ticker", name, decode_ticker, self._on_ticker)
         if plan.trades:
-            found[plan.trades] = ("trades", None, self._on_trades)
+            found[plan.trades] = Subscription("trades", None, decode_trades, self._on_trades)
         if plan.instrument_state:
-            found[plan.instrument_state] = ("other", None, self._on_instrument_state)
+            found[plan.instrument_state] = Subscription("other", None, decode_state, self._feed.instrument_state)
         if plan.instrument_creation:
-            found[plan.instrument_creation] = ("other", None, self._on_instrument_creation)
+            found[plan.instrument_creation] = Subscription(
+                "other", None, decode_created, self._feed.instrument_created
+            )
         return found
 
     # The hot path: one call of _on_notification for each message.
 
-    def _on_notification(self, channel: str, data: Raw, frame: bytes) -> None:
-        known = self._handlers.get(channel)
+    def _on_notification(self, channel: str, frame: bytes) -> None:
         now_us = self._now_us()
+        known = self._subscriptions.get(channel)
         if known is None:
             self._reject(frame, f"nobody subscribed to {channel!r}", "other", None)
             return
         try:
-            known[2](data, now_us)
+            params = known.decode(frame).params
+            _expect(params.channel, channel)
+            if known.instrument is not None:
+                _expect(params.data.instrument_name, known.instrument)
         except msgspec.DecodeError as exc:
-            family, instrument, _ = known
-            self._reject(frame, str(exc), family, instrument)
-        self.health.messages += 1
-        self.health.last_message_us = now_us
+            self._reject(frame, str(exc), known.family, known.instrument)
+        else:
+            known.take(params.data, now_us)
+        health = self.health
+        health.messages += 1
+        health.last_message_us = now_us
 
-    def _on_ticker(self, instrument: str, raw: Raw, now_us: int) -> None:
-        data = decode_ticker(raw)
-        _expect(data.instrument_name, instrument)
+    def _on_ticker(self, data: TickerData, now_us: int) -> None:
         self._feed.ticker(data, now_us)
 
-    def _on_book(self, instrument: str, raw: Raw, now_us: int) -> None:
-        data = decode_book(raw)
-        _expect(data.instrument_name, instrument)
+    def _on_book(self, data: BookData, now_us: int) -> None:
+        instrument = data.instrument_name
         book = self._books[instrument]
         last = book.change_id
-        match book.apply(data):
-            case Applied.NEW:
-                snapshot = data.is_snapshot
-                if snapshot:
-                    self._waiting_since_s.pop(instrument, None)
-                self._feed.quote(
-                    instrument,
-                    data.timestamp,
-                    book.top,
-                    data.change_id,
-                    None if snapshot else data.prev_change_id,
-                    now_us,
-                )
-            case Applied.BROKEN:
-                assert last is not None
-                assert data.prev_change_id is not None
-                self._feed.book_broken(instrument, self.health.last_message_us, last + 1, data.prev_change_id)
-                self._ask_resync(instrument)
-            case Applied.REPEATED | Applied.WAITING:
-                pass
+        applied = book.apply(data)
+        if applied is Applied.NEW:
+            prev_change_id = data.prev_change_id
+            if data.is_snapshot:
+                prev_change_id = None
+                self._waiting_since_s.pop(instrument, None)
+            self._feed.quote(instrument, data.timestamp, book.top, data.change_id, prev_change_id, now_us)
+        elif applied is Applied.BROKEN:
+            assert last is not None
+            assert data.prev_change_id is not None
+            self._feed.book_broken(instrument, self.health.last_message_us, last + 1, data.prev_change_id)
+            self._ask_resync(instrument)
 
-    def _on_trades(self, raw: Raw, now_us: int) -> None:
-        self._feed.trades(decode_trades(raw), now_us, self.health.last_message_us or now_us)
-
-    def _on_instrument_state(self, raw: Raw, now_us: int) -> None:
-        self._feed.instrument_state(decode_instrument_state(raw), now_us)
-
-    def _on_instrument_creation(self, raw: Raw, now_us: int) -> None:
-        self._feed.instrument_created(decode_instrument(raw), now_us)
+    def _on_trades(self, trades: list[TradeData], now_us: int) -> None:
+        self._feed.trades(trades, now_us, self.health.last_message_us or now_us)
 
     def _on_garbage(self, frame: bytes, reason: str, *, garbage: bool) -> None:
         """A frame that is no message may still show whose it was."""
         match = _CHANNEL.search(frame)
-        known = self._handlers.get(match[1].decode(errors="replace")) if match else None
+        known = self._subscriptions.get(match[1].decode(errors="replace")) if match else None
         if garbage and known is not None:
-            self._reject(frame, reason, known[0], known[1])
+            self._reject(frame, reason, known.family, known.instrument)
         else:
             self._reject(frame, reason, "unknown" if garbage else "other", None)
 
@@ -269,4 +280,4 @@ class Connection:
 
 def _expect(found: str, expected: str) -> None:
     if found != expected:
-        raise msgspec.ValidationError(f"data of {found!r} on the channel of {expected!r}")
+        raise msgspec.ValidationError(f"it is of {found!r}, but came where {expected!r} belongs")

@@ -1,26 +1,48 @@
 """Deribit's messages as typed structs: decoding is validation, and unknown fields are passed over.
 
 Facts: Deribit documentation, "JSON-RPC overview" and the channel pages; where the wire differs from it (a field
-that is null, absent, or of another type than documented) the struct accepts both.
+that is null, absent, or of another type than documented) the struct accepts both. `gc=False`: these hold no cycles,
+and thousands come each second.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 Number = float  # bare JSON numbers in any form: 2700, 2700.0, 8.06e4
+# What does not fit into a column is refused here, with its reason, rather than where rows become columns.
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Milliseconds = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]  # since 1970, up to the year 9999
 
 
-class Params(Struct):
-    """What a notification carries: the channel and its data, or a heartbeat's type."""
+class Params(Struct, gc=False):
+    """What a notification carries: a channel, or a heartbeat's type."""
 
     channel: str = ""
-    data: Raw = Raw(b"null")
     type: str = ""
 
 
-class RpcErrorBody(Struct):
+T = TypeVar("T")
+
+
+class NotificationParams(Struct, Generic[T], gc=False):
+    """A channel and its data, typed."""
+
+    channel: str
+    data: T
+
+
+class Notification(Struct, Generic[T], gc=False):
+    """A whole notification of a known channel, decoded in one pass."""
+
+    method: Literal["subscription"]
+    params: NotificationParams[T]
+
+
+class RpcErrorBody(Struct, gc=False):
     """An error reply; `data` is an object, a string, or absent."""
 
     code: int
@@ -28,7 +50,7 @@ class RpcErrorBody(Struct):
     data: Raw = Raw(b"null")
 
 
-class Envelope(Struct):
+class Envelope(Struct, gc=False):
     """Any frame: a reply (id), a notification (method "subscription"), or a heartbeat (method "heartbeat")."""
 
     id: int | str | None = None
@@ -42,16 +64,16 @@ class Envelope(Struct):
 Action = Literal["new", "change", "delete"]
 
 
-class BookData(Struct):
+class BookData(Struct, gc=False):
     """`book.<instrument>.100ms`: the whole book, or what changed since `prev_change_id`."""
 
     instrument_name: str
-    timestamp: int  # ms of the last change; may be old on a snapshot
-    change_id: int
+    timestamp: Milliseconds  # ms of the last change; may be old on a snapshot
+    change_id: Int64
     bids: list[tuple[Action, Number, Number]]
     asks: list[tuple[Action, Number, Number]]
     type: Literal["snapshot", "change"] | None = None  # absent before 2021
-    prev_change_id: int | None = None
+    prev_change_id: Int64 | None = None
 
     @property
     def is_snapshot(self) -> bool:
@@ -59,13 +81,13 @@ class BookData(Struct):
         return self.type == "snapshot" or not self.prev_change_id
 
 
-class Stats(Struct):
+class Stats(Struct, gc=False):
     """A ticker's statistics of 24 h; null where nothing traded."""
 
     volume: Number | None = None
 
 
-class Greeks(Struct):
+class Greeks(Struct, gc=False):
     """An option's greeks."""
 
     delta: Number | None = None
@@ -75,11 +97,11 @@ class Greeks(Struct):
     rho: Number | None = None
 
 
-class TickerData(Struct):
+class TickerData(Struct, gc=False):
     """`ticker.<instrument>.100ms`. An empty side is null, 0.0, or absent; ivs are in percent."""
 
     instrument_name: str
-    timestamp: int  # ms
+    timestamp: Milliseconds  # ms
     state: str | None = None
     stats: Stats | None = None
     greeks: Greeks | None = None
@@ -100,28 +122,28 @@ class TickerData(Struct):
     interest_rate: Number | None = None
 
 
-class TradeData(Struct):
+class TradeData(Struct, gc=False):
     """One trade, live or from history."""
 
     instrument_name: str
     trade_id: str
-    trade_seq: int  # + 1 per instrument
-    timestamp: int  # ms; many trades share one
+    trade_seq: Int64  # + 1 per instrument
+    timestamp: Milliseconds  # ms; many trades share one
     direction: Literal["buy", "sell"]  # the taker's
     price: Number
     amount: Number
-    tick_direction: int | None = None
+    tick_direction: Int32 | None = None
     mark_price: Number | None = None
     index_price: Number | None = None
     iv: Number | None = None  # percent
     liquidation: str | None = None
     contracts: Number | None = None
     block_trade_id: str | int | None = None
-    block_trade_leg_count: int | None = None
+    block_trade_leg_count: Int32 | None = None
     combo_id: str | None = None
 
 
-class InstrumentData(Struct):
+class InstrumentData(Struct, gc=False):
     """A row of `get_instruments`, and the data of `instrument.creation`. Older replies lack fields."""
 
     instrument_name: str
@@ -130,8 +152,8 @@ class InstrumentData(Struct):
     is_active: bool | None = None
     option_type: str | None = None
     strike: Number | None = None
-    expiration_timestamp: int | None = None  # ms
-    creation_timestamp: int | None = None  # ms
+    expiration_timestamp: Milliseconds | None = None  # ms
+    creation_timestamp: Milliseconds | None = None  # ms
     tick_size: Number | None = None
     contract_size: Number | None = None
     min_trade_amount: Number | None = None
@@ -139,31 +161,51 @@ class InstrumentData(Struct):
     settlement_currency: str | None = None
     settlement_period: str | None = None
     price_index: str | None = None
-    instrument_id: int | None = None
-    timestamp: int | None = None  # ms; only in instrument.creation
+    instrument_id: Int64 | None = None
+    timestamp: Milliseconds | None = None  # ms; only in instrument.creation
 
 
-class InstrumentStateData(Struct):
+class InstrumentStateData(Struct, gc=False):
     """`instrument.state.<kind>.<currency>`."""
 
     instrument_name: str
     state: str
-    timestamp: int  # ms
+    timestamp: Milliseconds  # ms
 
 
-class BookSummary(Struct):
+class BookSummary(Struct, gc=False):
     """A row of `get_book_summary_by_currency`: the only reply that has everyone's open interest."""
 
     instrument_name: str
     open_interest: Number | None = None
 
 
+def _notification_decoder(data: Any) -> Callable[[bytes], Notification[Any]]:
+    return msgspec.json.Decoder(Notification[data]).decode
+
+
 decode_envelope = msgspec.json.Decoder(Envelope).decode
-decode_book = msgspec.json.Decoder(BookData).decode
-decode_ticker = msgspec.json.Decoder(TickerData).decode
-decode_trades = msgspec.json.Decoder(list[TradeData]).decode
+decode_book: Callable[[bytes], Notification[BookData]] = _notification_decoder(BookData)
+decode_ticker: Callable[[bytes], Notification[TickerData]] = _notification_decoder(TickerData)
+decode_trades: Callable[[bytes], Notification[list[TradeData]]] = _notification_decoder(list[TradeData])
+decode_created: Callable[[bytes], Notification[InstrumentData]] = _notification_decoder(InstrumentData)
+decode_state: Callable[[bytes], Notification[InstrumentStateData]] = _notification_decoder(InstrumentStateData)
 decode_instruments = msgspec.json.Decoder(list[InstrumentData]).decode
-decode_instrument = msgspec.json.Decoder(InstrumentData).decode
-decode_instrument_state = msgspec.json.Decoder(InstrumentStateData).decode
 decode_summaries = msgspec.json.Decoder(list[BookSummary]).decode
 decode_names = msgspec.json.Decoder(list[str]).decode
+
+_CHANNEL_KEY = b'"channel":"'
+_CHANNEL_WITHIN_BYTES = 160
+
+
+def peek_channel(frame: bytes) -> str | None:
+    """Guess a notification's channel without decoding it; None if it does not lie where it usually does.
+
+    What is decoded by it states its own channel, which is to be compared.
+    """
+    start = frame.find(_CHANNEL_KEY, 0, _CHANNEL_WITHIN_BYTES)
+    if start < 0:
+        return None
+    start += len(_CHANNEL_KEY)
+    end = frame.find(b'"', start, start + _CHANNEL_WITHIN_BYTES)
+    return frame[start:end].decode("utf-8", "replace") if end > 0 else None

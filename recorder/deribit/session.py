@@ -16,7 +16,7 @@ from msgspec import Raw
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from recorder.deribit.messages import Envelope, decode_envelope, decode_names
+from recorder.deribit.messages import Envelope, decode_envelope, decode_names, peek_channel
 from recorder.runtime.version import version
 
 HEARTBEAT_INTERVAL_S = 10  # the least Deribit allows; a test_request then comes every 10.6 s
@@ -33,7 +33,7 @@ SUBSCRIBE_MOST_BYTES = 30_000
 SUBSCRIBE_BURST_CALLS = 8
 SUBSCRIBE_PACE_S = 0.35
 
-Notify = Callable[[str, Raw, bytes], None]
+Notify = Callable[[str, bytes], None]
 
 
 class Reject(Protocol):
@@ -141,13 +141,17 @@ class Session:
         receive = self._socket.recv
         while True:
             frame = await receive(decode=False)
+            channel = peek_channel(frame)
+            if channel is not None:
+                self._notify(channel, frame)
+                continue
             try:
                 envelope = decode_envelope(frame)
             except msgspec.DecodeError as exc:
                 self._reject(frame, str(exc), garbage=True)
                 continue
             if envelope.method == "subscription" and envelope.params is not None:
-                self._notify(envelope.params.channel, envelope.params.data, frame)
+                self._notify(envelope.params.channel, frame)
             else:
                 self._other(envelope, frame)
 
@@ -196,7 +200,7 @@ async def open_session(url: str, *, notify: Notify, reject: Reject) -> AsyncIter
 
     Args:
         url: `wss://…/ws/api/v2`.
-        notify: called for each notification with channel, data, and the whole frame; it must not block.
+        notify: called for each notification with its channel, not validated, and the frame; it must not block.
         reject: called for each frame that is no message, with the reason.
 
     Raises:

@@ -4,6 +4,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from recorder.runtime.errors import SettingsError, TicktapeError
 from recorder.runtime.exit_codes import ExitCode
@@ -20,7 +21,7 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         """End with one line and exit code 2."""
         self.exit(ExitCode.USAGE, f"error: {message}; see {self.prog} --help\n")
 
@@ -48,5 +49,5 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         return exc.exit_code
     except BrokenPipeError:
         # Whoever read our output went away (`| head`): nothing is wrong, and nothing more can be said.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return ExitCode.DONE

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 GAPS_STREAM = "data_gaps"
 
+Row = tuple[Any, ...]  # values in column order; times as integer microseconds since 1970
+
 _TIME = pa.timestamp("us", tz="UTC")
 _F, _I, _N, _S, _B = pa.float64(), pa.int64(), pa.int32(), pa.string(), pa.bool_()
 
@@ -74,8 +76,8 @@ def flush_rank(stream: str) -> int:
     return FLUSH_ORDER.index(stream_kind(stream) or "")
 
 
-def rows_to_batch(schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> pa.RecordBatch:
-    """Turn rows (values in column order; times as integer microseconds since 1970) into a record batch."""
+def rows_to_batch(schema: pa.Schema, rows: Iterable[Row]) -> pa.RecordBatch:
+    """Turn rows into a record batch."""
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     return pa.RecordBatch.from_arrays(
         [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)],

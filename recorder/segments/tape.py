@@ -1,11 +1,12 @@
 """The tape while it is recorded: every stream's live segment, written in rounds by one thread."""
 
 import uuid
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
-from typing import Any
+
+import pyarrow as pa
 
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.encode import Identity
@@ -19,11 +20,10 @@ from recorder.segments.layout import (
 )
 from recorder.segments.reader import read_identity
 from recorder.segments.recovery import finish_live
-from recorder.segments.schemas import SCHEMAS, flush_rank, rows_to_batch, stream_kind
+from recorder.segments.schemas import SCHEMAS, flush_rank, stream_kind
 from recorder.segments.writer import SegmentWriter
 
-Row = tuple[Any, ...]
-RECEIVED_AT = 2  # its place in every row, in microseconds since 1970
+Batches = Sequence[pa.RecordBatch]  # rows of one stream, in the order of `received_at`
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Round:
     """What one flush round did. Rows are durable, or they are in `left`."""
 
     durable: dict[str, int] = field(default_factory=dict)  # rows by stream
-    left: dict[str, Sequence[Row]] = field(default_factory=dict)  # rows that no file holds yet
+    left: dict[str, Batches] = field(default_factory=dict)  # rows that no file holds yet
     sealed: list[Sealed] = field(default_factory=list)
     incidents: list[str] = field(default_factory=list)  # failures that were survived, for the log
     failure: OSError | None = None  # why `left` is not empty
@@ -82,18 +82,20 @@ class Tape:
         # it is finished before the stream is written again, or a crash in between could double the failed rows.
         self._given_up: dict[str, tuple[Path, int]] = {}
 
-    def write_round(self, rows: Mapping[str, Sequence[Row]], *, now_us: int) -> Round:
+    def write_round(self, rows: Mapping[str, Batches], *, now_us: int) -> Round:
         """Make rows durable: for each stream one write and one fsync (two where UTC midnight lies between).
 
         Args:
-            rows: by full stream name, each in the order of `received_at`.
+            rows: record batches by full stream name, each in the order of `received_at`.
             now_us: the recorder's clock; live segments of a past UTC day are sealed by it.
 
         Returns:
             What happened. An OSError is never raised: it is in the round, with the rows it concerns.
         """
         result = Round()
-        for stream in sorted((stream for stream in rows if rows[stream]), key=flush_rank):
+        for stream in sorted(
+            (stream for stream in rows if any(batch.num_rows for batch in rows[stream])), key=flush_rank
+        ):
             if result.failure is None:
                 self._write_stream(stream, rows[stream], result)
             else:
@@ -110,34 +112,35 @@ class Tape:
         self._finish_idle(result)
         return result
 
-    def _write_stream(self, stream: str, rows: Sequence[Row], result: Round) -> None:
-        done = 0
-        for _day, part in groupby(rows, key=lambda row: row[RECEIVED_AT] // US_PER_DAY):
-            day_rows = list(part)
+    def _write_stream(self, stream: str, batches: Batches, result: Round) -> None:
+        rows = pa.concat_batches(batches)
+        while rows.num_rows:
+            part = rows.slice(0, _rows_of_first_day(rows))
             try:
-                self._write_day(stream, day_rows, result)
+                self._write_day(stream, part, result)
             except OSError as first:
                 result.incidents.append(f"{stream}: {first}")
                 try:
                     # Once at once, on a new file: what failed may be that file's own trouble.
-                    self._write_day(stream, day_rows, result)
+                    self._write_day(stream, part, result)
                 except OSError as second:
                     result.failure = second
-                    result.left[stream] = rows[done:]
+                    result.left[stream] = [rows]
                     return
-            done += len(day_rows)
+            rows = rows.slice(part.num_rows)
 
-    def _write_day(self, stream: str, rows: list[Row], result: Round) -> None:
+    def _write_day(self, stream: str, rows: pa.RecordBatch, result: Round) -> None:
         self._finish_given_up(stream, result)
+        start_us = _received_us(rows, 0)
         writer = self._open.get(stream)
-        if writer is not None and writer.name.start_us // US_PER_DAY != rows[0][RECEIVED_AT] // US_PER_DAY:
+        if writer is not None and writer.name.start_us // US_PER_DAY != start_us // US_PER_DAY:
             self._seal(stream, result)
             self._finish_given_up(stream, result)
             writer = None
         if writer is None:
-            writer = self._create(stream, rows[0][RECEIVED_AT])
+            writer = self._create(stream, start_us)
         try:
-            flush = writer.flush(rows_to_batch(SCHEMAS[stream_kind(stream) or ""], rows))
+            flush = writer.flush(rows)
         except OSError:
             self._give_up(stream)
             raise
@@ -236,3 +239,15 @@ class Tape:
                 self._finish_given_up(stream, result)
             except OSError as exc:
                 result.incidents.append(f"{stream}: finishing a given-up file: {exc}")
+
+
+def _received_us(rows: pa.RecordBatch, index: int) -> int:
+    return int(rows["received_at"][index].value)
+
+
+def _rows_of_first_day(rows: pa.RecordBatch) -> int:
+    """Return how many rows are of the same UTC day as the first."""
+    day = _received_us(rows, 0) // US_PER_DAY
+    if _received_us(rows, rows.num_rows - 1) // US_PER_DAY == day:
+        return int(rows.num_rows)
+    return bisect_left(range(rows.num_rows), day + 1, key=lambda index: _received_us(rows, index) // US_PER_DAY)

@@ -16,7 +16,7 @@ from recorder.segments.check import check
 from recorder.segments.layout import SegmentName, live_files, sealed_files
 from recorder.segments.reader import read_identity, read_segment, snapshot
 from recorder.segments.recovery import recover
-from tests.segment_tools import DAY_US, NOON_US, QUOTES, quote_rows, tape_in
+from tests.segment_tools import DAY_US, NOON_US, QUOTES, batches, quote_rows, quotes, tape_in
 
 GAPS = "data_gaps"
 
@@ -36,7 +36,7 @@ def change_ids(data_dir: DataDir) -> list[int]:
 
 def test_a_flushed_row_is_seen_before_the_segment_is_sealed(data_dir: DataDir) -> None:
     """What a round reports durable is found in the live file."""
-    result = tape_in(data_dir).write_round({QUOTES: quote_rows(3)}, now_us=NOON_US)
+    result = tape_in(data_dir).write_round(quotes(3), now_us=NOON_US)
 
     assert result.durable == {QUOTES: 3}
     assert sealed_files(data_dir, QUOTES) == []
@@ -46,7 +46,7 @@ def test_a_flushed_row_is_seen_before_the_segment_is_sealed(data_dir: DataDir) -
 def test_names_and_folders_are_those_of_the_contract(data_dir: DataDir) -> None:
     """Live and sealed files lie where docs/format.md says."""
     tape = tape_in(data_dir)
-    tape.write_round({QUOTES: quote_rows(1)}, now_us=NOON_US)
+    tape.write_round(quotes(1), now_us=NOON_US)
     name = "20251122T120000000000Z-test-000001.arrow"
 
     assert live_files(data_dir, QUOTES) == [data_dir.root / "live" / QUOTES / f"{name}.open"]
@@ -59,7 +59,7 @@ def test_sealed_segments_are_read_by_stock_readers(data_dir: DataDir) -> None:
     """Both polars and pyarrow take a stream's folder; the commits do not show."""
     tape = tape_in(data_dir)
     for n in range(3):
-        tape.write_round({QUOTES: quote_rows(10, first_change_id=1 + 10 * n)}, now_us=NOON_US)
+        tape.write_round(quotes(10, first_change_id=1 + 10 * n), now_us=NOON_US)
         tape.seal_all()
     folder = data_dir.root / QUOTES
 
@@ -72,7 +72,7 @@ def test_segments_of_a_stream_are_chained(data_dir: DataDir) -> None:
     for _run in range(2):
         tape = tape_in(data_dir)
         for n in range(2):
-            tape.write_round({QUOTES: quote_rows(1, start_us=NOON_US + n + 10 * _run)}, now_us=NOON_US)
+            tape.write_round(quotes(1, start_us=NOON_US + n + 10 * _run), now_us=NOON_US)
             tape.seal_all()
     identities = [read_identity(path) for path in sealed_files(data_dir, QUOTES)]
     ids = [identity.segment_id for identity in identities if identity]
@@ -84,7 +84,7 @@ def test_a_segment_is_sealed_by_age_also_when_idle(data_dir: DataDir) -> None:
     """A round without rows seals what has become old."""
     tape = tape_in(data_dir, max_age_s=0.0)
     tape._segment_max_age_s = 1e9  # noqa: SLF001 - old only from the second round on
-    tape.write_round({QUOTES: quote_rows(1)}, now_us=NOON_US)
+    tape.write_round(quotes(1), now_us=NOON_US)
     tape._segment_max_age_s = 0.0  # noqa: SLF001
     result = tape.write_round({}, now_us=NOON_US)
 
@@ -94,9 +94,7 @@ def test_a_segment_is_sealed_by_age_also_when_idle(data_dir: DataDir) -> None:
 def test_a_segment_is_sealed_by_size(data_dir: DataDir) -> None:
     """Past SEGMENT_MAX_MB a segment ends with the flush that reached it."""
     tape = tape_in(data_dir, max_bytes=4000)
-    results = [
-        tape.write_round({QUOTES: quote_rows(50, first_change_id=1 + 50 * n)}, now_us=NOON_US) for n in range(4)
-    ]
+    results = [tape.write_round(quotes(50, first_change_id=1 + 50 * n), now_us=NOON_US) for n in range(4)]
 
     assert sum(len(result.sealed) for result in results) >= 1
     assert change_ids(data_dir) == list(range(1, 201))
@@ -106,7 +104,7 @@ def test_no_segment_crosses_midnight(data_dir: DataDir) -> None:
     """Rows of one flush that lie on both sides of UTC midnight go to two segments."""
     midnight_us = NOON_US + DAY_US // 2
     tape = tape_in(data_dir)
-    tape.write_round({QUOTES: quote_rows(10, start_us=midnight_us - 5)}, now_us=midnight_us + 5)
+    tape.write_round(quotes(10, start_us=midnight_us - 5), now_us=midnight_us + 5)
     tape.seal_all()
     sealed = sealed_files(data_dir, QUOTES)
 
@@ -117,7 +115,7 @@ def test_no_segment_crosses_midnight(data_dir: DataDir) -> None:
 def test_an_idle_segment_is_sealed_at_midnight(data_dir: DataDir) -> None:
     """Yesterday's segment does not wait for today's first row."""
     tape = tape_in(data_dir)
-    tape.write_round({QUOTES: quote_rows(1)}, now_us=NOON_US)
+    tape.write_round(quotes(1), now_us=NOON_US)
     result = tape.write_round({}, now_us=NOON_US + DAY_US)
 
     assert len(result.sealed) == 1
@@ -133,7 +131,7 @@ def test_gaps_are_durable_before_what_follows_them(data_dir: DataDir, monkeypatc
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
     monkeypatch.setattr(disk, "create", refuse)
-    result = tape.write_round({QUOTES: quote_rows(2), GAPS: [gap_row(NOON_US)]}, now_us=NOON_US)
+    result = tape.write_round(batches(**{QUOTES: quote_rows(2), GAPS: [gap_row(NOON_US)]}), now_us=NOON_US)
 
     assert result.failure is not None
     assert result.durable == {}
@@ -147,7 +145,7 @@ def test_a_file_whose_write_failed_is_never_written_again(
 ) -> None:
     """Its committed rows are sealed from a copy; the failed rows go to a new segment; none is lost or doubled."""
     tape = tape_in(data_dir)
-    tape.write_round({QUOTES: quote_rows(3)}, now_us=NOON_US)
+    tape.write_round(quotes(3), now_us=NOON_US)
     spoilt = live_files(data_dir, QUOTES)[0]
     before = spoilt.read_bytes()
     real, failed = getattr(disk, call), []
@@ -159,7 +157,7 @@ def test_a_file_whose_write_failed_is_never_written_again(
         real(*args)
 
     monkeypatch.setattr(disk, call, fail_once)
-    result = tape.write_round({QUOTES: quote_rows(2, first_change_id=4, start_us=NOON_US + 9)}, now_us=NOON_US)
+    result = tape.write_round(quotes(2, first_change_id=4, start_us=NOON_US + 9), now_us=NOON_US)
 
     assert result.failure is None
     assert result.durable == {QUOTES: 2}
@@ -175,8 +173,8 @@ def test_a_file_whose_write_failed_is_never_written_again(
 def test_a_full_disk_leaves_the_rows_with_the_caller(data_dir: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing can be written every row comes back, in order; when space is back all is well."""
     tape = tape_in(data_dir)
-    tape.write_round({QUOTES: quote_rows(3)}, now_us=NOON_US)
-    rows = quote_rows(4, first_change_id=4)
+    tape.write_round(quotes(3), now_us=NOON_US)
+    rows = quotes(4, first_change_id=4)
 
     with monkeypatch.context() as full:
 
@@ -184,12 +182,12 @@ def test_a_full_disk_leaves_the_rows_with_the_caller(data_dir: DataDir, monkeypa
             raise OSError(errno.ENOSPC, "No space left on device")
 
         full.setattr(disk, "write", refuse)
-        result = tape.write_round({QUOTES: rows}, now_us=NOON_US)
+        result = tape.write_round(rows, now_us=NOON_US)
         assert result.failure is not None
         assert result.failure.errno == errno.ENOSPC
-        assert list(result.left[QUOTES]) == rows
+        assert list(result.left[QUOTES]) == rows[QUOTES]
         assert change_ids(data_dir) == [1, 2, 3]
-    tape.write_round({QUOTES: result.left[QUOTES]}, now_us=NOON_US)
+    tape.write_round(result.left, now_us=NOON_US)
     tape.seal_all()
 
     assert change_ids(data_dir) == list(range(1, 8))
@@ -198,7 +196,7 @@ def test_a_full_disk_leaves_the_rows_with_the_caller(data_dir: DataDir, monkeypa
 
 def test_a_crashed_segment_is_finished_under_its_own_name(data_dir: DataDir) -> None:
     """After a crash with a torn flush the committed rows are sealed, and the torn bytes are in quarantine."""
-    tape_in(data_dir).write_round({QUOTES: quote_rows(3)}, now_us=NOON_US)
+    tape_in(data_dir).write_round(quotes(3), now_us=NOON_US)
     live = live_files(data_dir, QUOTES)[0]
     segment = read_identity(live)
     with live.open("ab") as file:
@@ -217,7 +215,7 @@ def test_recovery_at_every_truncation_keeps_every_committed_row(data_dir: DataDi
     """However short the power cut the file, what was committed before the cut is sealed."""
     tape = tape_in(data_dir)
     for n in range(2):
-        tape.write_round({QUOTES: quote_rows(2, first_change_id=1 + 2 * n)}, now_us=NOON_US)
+        tape.write_round(quotes(2, first_change_id=1 + 2 * n), now_us=NOON_US)
     live = live_files(data_dir, QUOTES)[0]
     whole = live.read_bytes()
     ends = [group.end_bytes for group in check(whole).groups]
@@ -237,7 +235,7 @@ def test_a_file_that_crashed_after_its_footer_is_only_moved(
 ) -> None:
     """A crash between footer and rename costs nothing."""
     tape = tape_in(data_dir)
-    tape.write_round({QUOTES: quote_rows(3)}, now_us=NOON_US)
+    tape.write_round(quotes(3), now_us=NOON_US)
 
     def crash(_source: Path, _target: Path) -> None:
         raise KeyboardInterrupt
@@ -256,7 +254,7 @@ def test_a_file_that_crashed_after_its_footer_is_only_moved(
 
 def test_where_live_and_sealed_both_exist_the_sealed_one_wins(data_dir: DataDir) -> None:
     """A crash between making the sealed copy and removing the live file doubles no row, before and after."""
-    tape_in(data_dir).write_round({QUOTES: quote_rows(3)}, now_us=NOON_US)
+    tape_in(data_dir).write_round(quotes(3), now_us=NOON_US)
     live = live_files(data_dir, QUOTES)[0]
     content = live.read_bytes()
     recover(data_dir)
@@ -303,7 +301,7 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_a_stream_of_all_nulls_is_written(data_dir: DataDir) -> None:
     """Empty books on both sides are rows like others."""
     row = (NOON_US, "ETH-1", NOON_US, None, None, None, None, None, None, 1, None)
-    tape_in(data_dir).write_round({QUOTES: [row]}, now_us=NOON_US)
+    tape_in(data_dir).write_round(batches(**{QUOTES: [row]}), now_us=NOON_US)
     live = snapshot(data_dir, QUOTES).live
 
     assert live is not None

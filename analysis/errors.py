@@ -1,0 +1,21 @@
+"""Errors of the analysis.
+
+TicktapeError
+├── NoTape     exit 2   DATA_DIR is no directory
+└── BadQuery   exit 2   DuckDB refused the statement
+"""
+
+from recorder.runtime.errors import TicktapeError
+from recorder.runtime.exit_codes import ExitCode
+
+
+class NoTape(TicktapeError):
+    """There is no directory to open."""
+
+    exit_code = ExitCode.USAGE
+
+
+class BadQuery(TicktapeError):
+    """The statement is not one that the tape can answer."""
+
+    exit_code = ExitCode.USAGE
