@@ -41,7 +41,7 @@ class TradesHad:
         if trade_seq < had.first:
             # Older than what recording began with: new, though nobody owed it.
             if trade_seq + 1 < had.first:
-                had.holes.insert(0, (trade_seq + 1, had.first - 1))
+                had.holes = _merge([(trade_seq + 1, had.first - 1), *had.holes])
             had.first = trade_seq
             return True
         return _fill(had.holes, trade_seq)

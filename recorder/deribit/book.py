@@ -4,9 +4,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import NamedTuple
 
-from recorder.deribit.messages import Action, BookData
-
-Levels = list[tuple[Action, float, float]]
+from recorder.deribit.messages import BookData, Level
 
 
 class Top(NamedTuple):
@@ -91,7 +89,7 @@ class Side:
         self.levels.clear()
         self.best = None
 
-    def set(self, changes: Levels) -> None:
+    def set(self, changes: list[Level]) -> None:
         """Set the size at each price; 0 or `delete` removes it."""
         levels, best = self.levels, self.best
         for action, price, amount in changes:

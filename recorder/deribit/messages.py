@@ -61,7 +61,7 @@ class Envelope(Struct, gc=False):
     usOut: int | None = None  # noqa: N815 - the wire's name: server send time, microseconds
 
 
-Action = Literal["new", "change", "delete"]
+Level = tuple[Literal["new", "change", "delete"], Number, Number]
 
 
 class BookData(Struct, gc=False):
@@ -70,8 +70,8 @@ class BookData(Struct, gc=False):
     instrument_name: str
     timestamp: Milliseconds  # ms of the last change; may be old on a snapshot
     change_id: Int64
-    bids: list[tuple[Action, Number, Number]]
-    asks: list[tuple[Action, Number, Number]]
+    bids: list[Level] | None = None  # action, price, amount; nothing changed, or an empty side, may be left out
+    asks: list[Level] | None = None
     type: Literal["snapshot", "change"] | None = None  # absent before 2021
     prev_change_id: Int64 | None = None
 

@@ -191,7 +191,8 @@ def test_what_is_written_is_read(groups: list[int], compression: str | None) -> 
     """Any sequence of flushes reads back as written, whatever the compression."""
     schema = SCHEMAS["quotes"]
     encoder = Encoder(schema, identity(), compression=compression)
-    parts, expected, at = [encoder.header()], [], 1
+    parts, at = [encoder.header()], 1
+    expected: list[int] = []
     for size in groups:
         parts.append(encoder.group(rows_to_batch(schema, quote_rows(size, first_change_id=at))))
         expected += range(at, at + size)

@@ -148,7 +148,8 @@ def test_a_file_whose_write_failed_is_never_written_again(
     tape.write_round(quotes(3), now_us=NOON_US)
     spoilt = live_files(data_dir, QUOTES)[0]
     before = spoilt.read_bytes()
-    real, failed = getattr(disk, call), []
+    real = getattr(disk, call)
+    failed: list[bool] = []
 
     def fail_once(*args: object) -> None:
         if not failed:

@@ -1,0 +1,212 @@
+"""One session against a simulated exchange, and against servers that misbehave."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from recorder.deribit import connection as connection_module
+from recorder.deribit import session as session_module
+from recorder.deribit.connection import Connection, Plan
+from recorder.deribit.messages import InstrumentData
+from recorder.deribit.session import RpcError, Session, Silent, chunks, open_session
+from recorder.deribit.universe import Listing, Universe, choose
+from recorder.runtime.logging import get_logger
+from recorder.simulator.options import Options
+from recorder.simulator.run import serving
+
+pytestmark = pytest.mark.anyio
+
+
+def nothing(*_args: object, **_kwargs: object) -> None:
+    pass
+
+
+def test_subscriptions_are_cut_to_what_a_call_may_carry() -> None:
+    """At most 400 channels and 30 kB, none lost, none twice."""
+    names = [f"ticker.ETH-25DEC26-{n}-C.100ms" for n in range(2000)]
+    pieces = list(chunks(names))
+
+    assert [name for piece in pieces for name in piece] == names
+    assert max(map(len, pieces)) == 400
+    long = [f"{n:0200d}" for n in range(400)]
+    assert all(sum(len(name) + 3 for name in piece) < 30_000 for piece in chunks(long))
+    assert list(chunks([])) == []
+
+
+async def test_calls_are_matched_and_refusals_are_told() -> None:
+    """Replies find their call though they interleave; an error carries code and reason."""
+    async with (
+        serving(Options(port=0, instruments=20)) as exchange,
+        open_session(exchange.url, notify=nothing, reject=nothing) as session,
+    ):
+        first, second = await asyncio.gather(
+            session.call("public/get_instruments", currency="ETH", kind="option", expired=False),
+            session.call("public/get_book_summary_by_currency", currency="ETH", kind="option"),
+        )
+        assert b"strike" in bytes(first.result)
+        assert b"open_interest" in bytes(second.result)
+        with pytest.raises(RpcError, match=r"public/ticker was refused with -32602 .*instrument not found"):
+            await session.call("public/ticker", instrument_name="NO-SUCH")
+
+
+async def test_channels_that_the_exchange_leaves_out_are_seen() -> None:
+    """Asked is compared with granted."""
+    async with (
+        serving(Options(port=0, instruments=20)) as exchange,
+        open_session(exchange.url, notify=nothing, reject=nothing) as session,
+    ):
+        granted, us_out = await session.subscribe(["platform_state", "book.NO-SUCH.100ms", "platform_stat"])
+
+        assert granted == {"platform_state"}
+        assert us_out is not None
+
+
+async def test_heartbeats_are_answered() -> None:
+    """The exchange closes whoever does not answer its test_request; we are still there after many."""
+    async with (
+        serving(Options(port=0, instruments=20, heartbeat_speed=50)) as exchange,
+        open_session(exchange.url, notify=nothing, reject=nothing) as session,
+    ):
+        await asyncio.sleep(1.5)  # at 50 times the speed: seven heartbeats
+        await session.call("public/test")
+        assert len(exchange.connections) == 1
+
+
+async def test_a_connection_whose_heartbeats_stop_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open socket proves nothing."""
+    monkeypatch.setattr(session_module, "SILENCE_LIMIT_S", 0.3)
+
+    async with serving(Options(port=0, instruments=5)) as exchange:
+        with pytest.raises(Silent):
+            await stay(exchange.url)
+
+
+async def test_a_lost_socket_ends_what_is_under_way() -> None:
+    """Whoever uses a session is not left waiting."""
+    async with serving(Options(port=0, instruments=5)) as exchange:
+        asyncio.get_running_loop().call_later(0.3, exchange.kill_connections)
+        with pytest.raises(ConnectionClosed):
+            await stay(exchange.url)
+
+
+async def stay(url: str) -> None:
+    async with open_session(url, notify=nothing, reject=nothing):
+        await asyncio.sleep(30)
+
+
+@asynccontextmanager
+async def accepts_and_closes() -> AsyncIterator[tuple[str, list[float]]]:
+    """A server that lets everyone in and shows them out."""
+    times: list[float] = []
+
+    async def close(socket: ServerConnection) -> None:
+        times.append(time.monotonic())
+        await socket.close(1013)
+
+    async with serve(close, "127.0.0.1", 0) as server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", times
+
+
+async def no_plan(_session: Session) -> Plan:
+    return Plan(())
+
+
+async def test_a_server_that_accepts_and_closes_is_not_stormed() -> None:
+    """A handshake is no success: the delay grows all the same."""
+    async with accepts_and_closes() as (url, times):
+        ours = Connection(url, feed=FeedOfNothing(), plan=no_plan, now_us=lambda: 1, log=get_logger("test"))
+        task = asyncio.create_task(ours.run())
+        await asyncio.sleep(4)
+        task.cancel()
+
+    assert len(times) == 3  # at 0, 1 and 3 s
+    assert times[1] - times[0] >= 1
+    assert times[2] - times[1] >= 2
+
+
+class FeedOfNothing:
+    """A Feed that counts."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *_args, **_kwargs: self.calls.append(name)
+
+
+async def test_a_book_that_gets_no_snapshot_is_subscribed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A break unsubscribes and subscribes that book alone, on the same connection."""
+    monkeypatch.setattr(connection_module, "SNAPSHOT_PATIENCE_S", 0.2)
+    feed = FeedOfNothing()
+    async with serving(Options(port=0, instruments=5, rate=200)) as exchange:
+        names = await option_names(exchange.url)
+
+        async def plan(_session: Session) -> Plan:
+            return Plan(tuple(names))
+
+        ours = Connection(exchange.url, feed=feed, plan=plan, now_us=lambda: 1, log=get_logger("test"))
+        task = asyncio.create_task(ours.run())
+        while "book_broken" not in feed.calls:
+            exchange.skip_change(names[0])
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+        task.cancel()
+
+    assert feed.calls.count("subscribed") == 1
+    assert "disconnected" not in feed.calls
+
+
+async def option_names(url: str) -> list[str]:
+    async with open_session(url, notify=nothing, reject=nothing) as session:
+        universe = Universe(currency="ETH", kind="option", cache=Path("u.json"), source=url, log=get_logger("test"))
+        return list(choose(await universe.listing(session), 0))
+
+
+def listing(**open_interest: float) -> Listing:
+    rows = [
+        InstrumentData(name, kind="option", strike=float(n), expiration_timestamp=n % 2, option_type="call")
+        for n, name in enumerate(sorted(open_interest))
+    ]
+    return Listing(tuple(rows), open_interest, None)
+
+
+def test_the_choice_is_by_open_interest_and_stable_on_ties() -> None:
+    """Most first; equals by expiry, strike, type; 0 is all; the order of the reply does not matter."""
+    some = listing(a=0, b=5, c=0, d=9, e=0)
+    turned = Listing(some.instruments[::-1], some.open_interest, None)
+
+    assert choose(some, 3) == ("d", "b", "a")
+    assert choose(turned, 5) == choose(some, 0) == ("d", "b", "a", "c", "e")
+
+
+async def test_a_stale_list_is_better_than_none(tmp_path: Path) -> None:
+    """When the exchange refuses, the remembered list serves, if it is of the same exchange and market."""
+
+    class Refusing:
+        async def call(self, method: str, **_params: object) -> None:
+            raise RpcError(method, 10028, "too_many_requests", b"null")
+
+    def universe(source: str) -> Universe:
+        return Universe(
+            currency="ETH", kind="option", cache=tmp_path / "u.json", source=source, log=get_logger("test")
+        )
+
+    async with (
+        serving(Options(port=0, instruments=20)) as exchange,
+        open_session(exchange.url, notify=nothing, reject=nothing) as session,
+    ):
+        fresh = await universe("here").listing(session)
+    stale = await universe("here").listing(Refusing())  # type: ignore[arg-type]
+
+    assert choose(stale, 0) == choose(fresh, 0)
+    with pytest.raises(RpcError):
+        await universe("elsewhere").listing(Refusing())  # type: ignore[arg-type]

@@ -1,0 +1,129 @@
+"""Buffers and lanes: bounds that hold, and gaps that tell what they cost."""
+
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recorder.buffers import Buffer, Warner
+from recorder.gaps import GapLog
+from recorder.lanes import RESUME_PATIENCE_US, Lane
+from tests.segment_tools import NOON_US, QUOTES, quote_rows
+
+ROWS = quote_rows(3000)
+
+
+@given(st.lists(st.sampled_from(["add", "add many", "take", "settle", "fail"]), max_size=40), st.integers(1, 700))
+def test_a_buffer_keeps_order_and_bound(steps: list[str], limit: int) -> None:
+    """Rows come out in the order they went in, failed rounds first; what waits or is in flight never exceeds it."""
+    buffer = Buffer(QUOTES, limit)
+    accepted: list[int] = []
+    out: list[int] = []
+    flying: list[pa.RecordBatch] | None = None
+    for step in steps:
+        if step.startswith("add"):
+            for _ in range(1 if step == "add" else 300):
+                row = ROWS[len(accepted)]
+                if len(accepted) < 2900 and buffer.add(row):
+                    accepted.append(row[9])
+        elif step == "take" and flying is None:
+            flying = buffer.take()
+        elif flying is not None:
+            if step == "settle":
+                out += [n for chunk in flying for n in chunk["change_id"].to_pylist()]
+                buffer.settle(())
+            else:
+                buffer.settle(flying)
+            flying = None
+        assert len(buffer) <= limit
+        assert len(buffer) == len(accepted) - len(out)
+    if flying is not None:
+        buffer.settle(flying)
+    out += [n for chunk in buffer.take() for n in chunk["change_id"].to_pylist()]
+
+    assert out == accepted
+
+
+def test_a_full_buffer_drops_what_arrives_and_counts_it() -> None:
+    """The rows that are in it stay; the drop is counted."""
+    buffer = Buffer(QUOTES, 2)
+
+    assert [buffer.add(row) for row in ROWS[:4]] == [True, True, False, False]
+    assert buffer.dropped == 2
+    assert [chunk.num_rows for chunk in buffer.take()] == [2]
+    assert not buffer.add(ROWS[4])
+
+
+def test_a_buffer_at_80_percent_warns_once_a_minute() -> None:
+    """Not at each flush."""
+    buffer, warner = Buffer(QUOTES, 10), Warner()
+    for row in ROWS[:8]:
+        buffer.add(row)
+
+    assert [warner.due(buffer, now_s) for now_s in (0.0, 1.0, 59.0, 60.0, 61.0)] == [True, False, False, True, False]
+
+
+def states(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """(instrument, state_no, cause, status, started_at, ended_at) of each gap row."""
+    return [(row[1], row[4], row[6], row[7], row[8] - NOON_US, row[9] and row[9] - NOON_US) for row in rows]
+
+
+def lane(limit: int = 1000, *, refetchable: bool = False) -> tuple[Lane, list[tuple[Any, ...]]]:
+    rows: list[tuple[Any, ...]] = []
+    return Lane(Buffer(QUOTES, limit), GapLog(rows.append), refetchable=refetchable), rows
+
+
+def test_an_overflow_is_one_gap_from_the_first_drop_to_the_next_accepted_row() -> None:
+    """What was dropped in between is lost, and said so."""
+    quotes, rows = lane(2)
+    for offset, row in enumerate(ROWS[:5]):
+        quotes.add(row, NOON_US + offset)
+    quotes.buffer.take()
+    quotes.buffer.settle(())
+    quotes.add(ROWS[5], NOON_US + 9)
+
+    assert states(rows) == [(None, 0, "overflow", "open", 2, None), (None, 1, "overflow", "lost", 2, 9)]
+
+
+def test_an_interruption_ends_when_every_instrument_flows_again() -> None:
+    """One gap for all, from the last message to the last first snapshot; a second loss meanwhile is the same gap."""
+    quotes, rows = lane()
+    quotes.interrupted("disconnect", since_us=NOON_US, now_us=NOON_US + 5)
+    quotes.interrupted("silence", since_us=NOON_US + 6, now_us=NOON_US + 7)
+    quotes.flows("A", NOON_US + 10)
+    quotes.subscribed({"A", "B"}, NOON_US + 11)
+    assert len(rows) == 1
+    quotes.flows("B", NOON_US + 12)
+
+    assert states(rows) == [(None, 0, "disconnect", "open", 0, None), (None, 1, "disconnect", "lost", 0, 12)]
+    assert not quotes.resuming
+
+
+def test_who_stays_silent_does_not_hold_up_the_others() -> None:
+    """After a while a silent instrument gets a gap of its own, which ends when it flows."""
+    quotes, rows = lane()
+    quotes.interrupted("crash", since_us=NOON_US, now_us=NOON_US)
+    quotes.subscribed({"A", "B"}, NOON_US + 1)
+    quotes.flows("A", NOON_US + 2)
+    later_us = RESUME_PATIENCE_US + 1
+    quotes.tick(NOON_US + later_us)
+    quotes.flows("B", NOON_US + later_us + 5)
+
+    assert states(rows) == [
+        (None, 0, "crash", "open", 0, None),
+        ("B", 0, "disconnect", "open", 0, None),
+        (None, 1, "crash", "lost", 0, later_us),
+        ("B", 1, "disconnect", "lost", 0, later_us + 5),
+    ]
+
+
+def test_trades_that_may_still_be_fetched_stay_open() -> None:
+    """Their gap ends in time, not in fate."""
+    trades, rows = lane(refetchable=True)
+    trades.interrupted("disconnect", since_us=NOON_US, now_us=NOON_US)
+    trades.subscribed(frozenset(), NOON_US + 3)
+
+    assert states(rows) == [(None, 0, "disconnect", "open", 0, None), (None, 1, "disconnect", "open", 0, 3)]
+    trades.interrupted("disconnect", since_us=NOON_US + 8, now_us=NOON_US + 9)
+    assert states(rows)[2:] == [(None, 0, "disconnect", "open", 8, None)]
