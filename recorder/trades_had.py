@@ -35,7 +35,7 @@ class TradesHad:
             return True
         if trade_seq > had.newest:
             hole = (had.newest + 1, trade_seq - 1)
-            had.holes.append(hole)
+            had.holes = _merge([*had.holes, hole])
             had.newest = trade_seq
             return hole
         if trade_seq < had.first:
