@@ -144,7 +144,7 @@ def test_kill_9_loses_nothing_flushed_and_is_told_as_a_gap(programs: Programs, t
     assert pl.scan_ipc(sealed).select(pl.len()).collect().item() == len(found)
     dataset = ds.dataset(sealed, format="ipc")
     assert dataset.count_rows() == len(found)
-    assert duckdb.sql("SELECT count(*) FROM dataset").fetchall() == [(len(found),)]
+    assert duckdb.execute("SELECT count(*) FROM dataset").fetchall() == [(len(found),)]
     assert programs.run("recorder", "doctor", "--data-dir", tape).process.returncode == 0
 
 
