@@ -1,0 +1,62 @@
+"""What can stop a load, or one segment of it.
+
+TicktapeError
+└── LoaderError
+    ├── DatabaseAway        exit 1   cannot be used just now; worth trying again
+    ├── DatabaseUnfit       exit 1   cannot be loaded as it is: a person must act
+    │   ├── SchemaConflict           its tables are not the tape's any more
+    │   └── MigrationConflict        its schema was made by other files than these
+    ├── WrongRange          exit 2   a replay that ends before it begins
+    ├── SegmentRefused      exit 6   one segment is not loaded, the others go on
+    └── Stopped             exit 0   a signal asked for the end; never shown
+"""
+
+from datetime import datetime
+
+from recorder.runtime.errors import TicktapeError
+from recorder.runtime.exit_codes import ExitCode
+
+
+class LoaderError(TicktapeError):
+    """Something that a person who loads must know."""
+
+
+class DatabaseAway(LoaderError):
+    """The database cannot be used just now."""
+
+
+class DatabaseUnfit(LoaderError):
+    """The database cannot take the tape as it is."""
+
+
+class SchemaConflict(DatabaseUnfit):
+    """A table of the database differs from the stream it holds."""
+
+
+class MigrationConflict(DatabaseUnfit):
+    """The database's schema was made by other files than this program has."""
+
+
+class WrongRange(LoaderError):
+    """A range of time has nothing in it."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, start: datetime, end: datetime) -> None:
+        super().__init__(f"--from {start.isoformat()} is not before --to {end.isoformat()}")
+
+
+class SegmentRefused(LoaderError):
+    """One segment cannot be loaded."""
+
+    exit_code = ExitCode.DAMAGED
+
+    def __init__(self, reason: str, *, segment_id: str | None = None) -> None:
+        super().__init__(reason)
+        self.segment_id = segment_id  # as far as the file can be believed
+
+
+class Stopped(LoaderError):
+    """A signal asked for the end while something was under way."""
+
+    exit_code = ExitCode.DONE

@@ -1,0 +1,120 @@
+"""What of the tape is in a database: the statements of loaded_segments, salvaged_segments, refused_segments.
+
+A segment's ledger row is written before its rows, in one transaction: a second loader waits on the key, then skips.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from loader.inbox import Candidate
+from loader.session import Connection
+from recorder.runtime.version import software
+from recorder.segments.encode import Identity
+
+_KNOWN_FILES = """
+SELECT name, size_bytes, mtime FROM loaded_segments WHERE name = ANY(%(names)s)
+UNION ALL
+SELECT name, size_bytes, mtime FROM salvaged_segments WHERE name = ANY(%(names)s)
+"""
+_KNOWN_IDS = """
+SELECT segment_id::text FROM loaded_segments WHERE segment_id = ANY(%(ids)s::uuid[])
+UNION
+SELECT segment_id::text FROM salvaged_segments WHERE segment_id = ANY(%(ids)s::uuid[])
+"""
+_TAKE_NUMBERS = """
+SELECT nextval(pg_get_serial_sequence('loaded_segments', 'segment'))::int FROM generate_series(1, %s)
+"""
+_INSERT = """
+INSERT INTO loaded_segments (segment_id, segment, stream, recorder, name, rows, first_received_at, last_received_at,
+                             crc32, software, salvages, size_bytes, mtime)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (segment_id) DO NOTHING
+"""
+_NOTE_SALVAGE = """
+INSERT INTO salvaged_segments (segment_id, salvages, name, size_bytes, mtime) VALUES (%s, %s, %s, %s, %s)
+ON CONFLICT (segment_id) DO NOTHING
+"""
+_REFUSE = """
+INSERT INTO refused_segments (name, reason, size_bytes, mtime, segment_id, software) VALUES (%s, %s, %s, %s, %s, %s)
+ON CONFLICT (name) DO UPDATE SET (reason, size_bytes, mtime, segment_id, refused_at, software)
+    = (excluded.reason, excluded.size_bytes, excluded.mtime, excluded.segment_id, now(), excluded.software)
+"""
+_FORGIVE = "DELETE FROM refused_segments WHERE name = %s OR segment_id = %s"
+_FORGIVE_LOADED = """
+DELETE FROM refused_segments AS refused USING loaded_segments AS loaded
+WHERE loaded.name = refused.name AND loaded.loaded_at > refused.refused_at
+"""
+
+
+def known_files(connection: Connection, candidates: Sequence[Candidate]) -> set[str]:
+    """Return the names of those files that are in the ledger just as they are: name, size, and mtime."""
+    rows = connection.execute(_KNOWN_FILES, {"names": [candidate.name for candidate in candidates]}).fetchall()
+    there = set(rows)
+    return {
+        candidate.name for candidate in candidates if (candidate.name, candidate.size_bytes, candidate.mtime) in there
+    }
+
+
+def known_ids(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Return those segment ids whose rows are in the database, be it under the id of what they salvage."""
+    return {row[0] for row in connection.execute(_KNOWN_IDS, {"ids": list(ids)}).fetchall()}
+
+
+def salvaged_by(connection: Connection, segment_id: str) -> str | None:
+    """Return the name of a loaded segment that holds a part of this one's rows, if there is one."""
+    row = connection.execute("SELECT name FROM loaded_segments WHERE salvages = %s", [segment_id]).fetchone()
+    return row[0] if row else None
+
+
+def take_numbers(connection: Connection, count: int) -> list[int]:
+    """Take numbers for the column `segment`: known before the ledger row is written, so that rows can be encoded
+    while another segment is loaded. One that is not used in the end is no loss.
+    """  # noqa: D205
+    return [row[0] for row in connection.execute(_TAKE_NUMBERS, [count]).fetchall()]
+
+
+def insert(
+    connection: Connection,
+    candidate: Candidate,
+    identity: Identity,
+    *,
+    number: int,
+    rows: int,
+    received: tuple[datetime, datetime] | None,
+    crc32: str,
+) -> bool:
+    """Write a segment's ledger row; return False if another loader's was there, or came while this one waited."""
+    first, last = received or (None, None)
+    cursor = connection.execute(
+        _INSERT,
+        [
+            identity.segment_id, number, identity.stream, identity.recorder, candidate.name, rows, first, last, crc32,
+            software(), identity.salvages or None, candidate.size_bytes, candidate.mtime,
+        ],
+    )  # fmt: skip
+    return cursor.rowcount == 1
+
+
+def note_salvage(connection: Connection, candidate: Candidate, identity: Identity) -> None:
+    """Write down that a segment's rows are here under the id that it salvages."""
+    connection.execute(
+        _NOTE_SALVAGE,
+        [identity.segment_id, identity.salvages, candidate.name, candidate.size_bytes, candidate.mtime],
+    )
+
+
+def refuse(connection: Connection, candidate: Candidate, reason: str, segment_id: str | None) -> None:
+    """List a file as refused, with its newest reason."""
+    connection.execute(
+        _REFUSE, [candidate.name, reason, candidate.size_bytes, candidate.mtime, segment_id, software()]
+    )
+
+
+def forgive(connection: Connection, name: str, salvages: str = "") -> None:
+    """Take a file off the list of refused ones; also the damaged one that a good one salvages."""
+    connection.execute(_FORGIVE, [name, salvages or None])
+
+
+def forgive_loaded(connection: Connection) -> None:
+    """Take off the list what another loader has loaded since."""
+    connection.execute(_FORGIVE_LOADED)
