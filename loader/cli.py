@@ -8,7 +8,7 @@ from typing import Any
 
 from loader.errors import WrongRange
 from loader.settings import LoaderSettings
-from recorder.runtime import command_line, logging, settings
+from recorder.runtime import command_line, settings
 
 EXAMPLES = """examples:
   python -m loader load                          follow the tape in ./data until stopped
@@ -63,6 +63,8 @@ def _command(commands: Any, name: str, what: str, run: command_line.Command) -> 
 
 def _settings(args: argparse.Namespace) -> LoaderSettings:
     loaded = settings.load(LoaderSettings, vars(args), os.environ)
+    from recorder.runtime import logging  # noqa: PLC0415 - heavy
+
     logging.configure(level=loaded.log_level, form=loaded.log_format)
     return loaded
 

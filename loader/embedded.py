@@ -94,6 +94,9 @@ class Embedded:
             server = self._running()
             if server is not None:
                 self._shut_down(server)
+                if self._socket_dir() != self._home:
+                    with contextlib.suppress(OSError):
+                        self._socket_dir().rmdir()
                 log.info("embedded.stopped", folder=str(self._home))
             os.close(self._owner_fd)
             self._owner_fd = None
@@ -241,10 +244,15 @@ class Embedded:
                 remedy="move that folder away: the loader fills a new one from the tape",
             )
 
-    def _make_socket_dir(self, account: Account) -> Path:
+    def _socket_dir(self) -> Path:
         if len(os.fsencode(self._home)) <= _LONGEST_SOCKET_DIR:
             return self._home
-        folder = Path("/tmp") / f"ticktape-{hashlib.sha256(os.fsencode(self._home)).hexdigest()[:16]}"  # noqa: S108
+        return Path("/tmp") / f"ticktape-{hashlib.sha256(os.fsencode(self._home)).hexdigest()[:16]}"  # noqa: S108
+
+    def _make_socket_dir(self, account: Account) -> Path:
+        folder = self._socket_dir()
+        if folder == self._home:
+            return folder
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
             account.own(folder)

@@ -130,13 +130,14 @@ def test_the_embedded_server_survives_a_pid_file_of_another_program(place: Path)
 
 def test_a_long_path_has_a_short_socket(place: Path) -> None:
     """A unix socket's path is at most 107 bytes; a data directory's may be longer. And it may need quoting."""
-    home = place / ("long name %" * 12) / "postgres"
-    server = Embedded(home)
+    server = Embedded(place / ("long name %" * 12) / "postgres")
     try:
         url = server.ensure_running(Stop())
         assert query(url, "SHOW listen_addresses") == [("",)]
+        socket_dir = Path(query(url, "SHOW unix_socket_directories")[0][0])
     finally:
         server.close()
+    assert not socket_dir.exists()
 
 
 def test_half_a_cluster_is_made_anew(place: Path) -> None:

@@ -30,6 +30,7 @@ KNOWN_NAMES = frozenset({
 })
 # fmt: on
 
+_PASSWORD_KEYWORD = re.compile(r"\bpassword\s*=", re.IGNORECASE)  # in `host=… password=…`
 _URL_WITH_PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@:]*:[^/@]+@", re.IGNORECASE)
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -56,11 +57,12 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[CommonSettings]) -
     for field in msgspec.structs.fields(settings):
         name = field.encode_name
         default = "off" if field.default is None else field.default
+        shown = f"; default: {default}" if default != "" else ""
         group.add_argument(
             "--" + name.replace("_", "-"),
             dest=name,
             metavar=name.rsplit("_", 1)[-1].upper(),
-            help=f"{_description(field.type)} (env: {name.upper()}; default: {default})".replace("%", "%%"),
+            help=f"{_description(field.type)} (env: {name.upper()}{shown})".replace("%", "%%"),
         )
 
 
@@ -85,7 +87,7 @@ def load(
     for field in msgspec.structs.fields(settings):
         name = field.encode_name.upper()
         flag = flags.get(field.encode_name)
-        if flag is not None and _URL_WITH_PASSWORD.match(flag):
+        if flag is not None and _has_password(flag):
             problems.append(
                 f"--{field.encode_name.replace('_', '-')} {redact(flag)}: a password on the command line is seen by"
                 f" every user of this machine; put it into {name} in the environment or .env"
@@ -107,11 +109,17 @@ def load(
 
 
 def redact(value: str) -> str:
-    """Mask the password of a URL, for logs and messages."""
+    """Mask the password of a URL or connection string, for logs and messages."""
+    if _PASSWORD_KEYWORD.search(value):
+        return _PASSWORD_KEYWORD.split(value)[0] + "password=***"
     if not _URL_WITH_PASSWORD.match(value):
         return value
     parts = urlsplit(value)
     return value.replace(f":{parts.password}@", ":***@", 1)
+
+
+def _has_password(value: str) -> bool:
+    return bool(_URL_WITH_PASSWORD.match(value) or _PASSWORD_KEYWORD.search(value))
 
 
 def _read_env_file(path: Path, problems: list[str]) -> dict[str, str]:
