@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
+from typing import Literal
 
 from recorder.buffers import Buffer
 from recorder.deribit.book import Top
+from recorder.deribit.feed import Family
 from recorder.deribit.messages import InstrumentData, InstrumentStateData, TickerData, TradeData
 from recorder.deribit.universe import Listing
 from recorder.gaps import Cause, Gap, GapLog
-from recorder.lanes import Lane
+from recorder.lanes import ALL, Lane
 from recorder.rejects import Rejects
 from recorder.rows import US_PER_MS, instrument_row, quote_row, ticker_row, trade_row
+from recorder.runtime.logging import Logger
 from recorder.segments.layout import US_PER_DAY
-from recorder.segments.schemas import GAPS_STREAM, stream_name
+from recorder.segments.schemas import GAPS_STREAM, Row, stream_name
 from recorder.trades_had import TradesHad
 
 # Rows of these streams are few; the bound is against the unforeseen.
@@ -38,7 +41,12 @@ class Intake:
         # Edges
         rejects: Rejects,
         now_us: Callable[[], int],
+        on_instrument: Callable[[InstrumentData], None],
+        on_list_missed: Callable[[], None],
+        log: Logger,
     ) -> None:
+        """`on_instrument` is told of new listings and states, `on_list_missed` when some may have been missed."""
+
         def buffer(stream_kind: str, limit_rows: int) -> Buffer:
             return Buffer(stream_name(currency, kind, stream_kind), limit_rows)
 
@@ -47,13 +55,23 @@ class Intake:
         self.received = 0
         self.last_tick_us = 0
         self._now_us = now_us
+        self._on_instrument = on_instrument
+        self._on_list_missed = on_list_missed
+        self._log = log
         self._gap_rows = Buffer(GAPS_STREAM, BUFFER_SIZE_GAPS)
         self.gaps = GapLog(self._gap_rows.add, open_gaps)
+        # Trades come on one channel for all, books and tickers on one each.
         self.quotes = Lane(buffer("quotes", buffer_size_quotes), self.gaps, refetchable=False)
         self.tickers = Lane(buffer("tickers", buffer_size_tickers), self.gaps, refetchable=False)
         self.trades_lane = Lane(buffer("trades", buffer_size_trades), self.gaps, refetchable=True)
+        self.trades_lane.expect([ALL])
         self._instrument_rows = buffer("instruments", BUFFER_SIZE_INSTRUMENTS)
         self._newest: dict[str, tuple[float | None, float | None]] = {}  # underlying_price, mark_price
+        self._newest_ticker: dict[str, Row] = {}  # as last recorded
+        self._chosen: frozenset[str] = frozenset()
+        self._lifecycle_on: set[int] = set()  # the connections that carry announcements
+        self._lifecycle_missed = False
+        self._platform: dict[str, bool] = {}  # what the exchange last said of itself
         self._chain: dict[str, tuple[int, int]] = {}  # newest recorded change_id, its timestamp_ms
         self._instruments: dict[str, InstrumentData] = {}
         self._told: dict[str, tuple[str | None, bool]] = {}  # state and recorded, as last written
@@ -73,6 +91,7 @@ class Intake:
 
     def quote(
         self,
+        connection: int,
         instrument: str,
         timestamp_ms: int,
         top: Top,
@@ -80,43 +99,75 @@ class Intake:
         prev_change_id: int | None,
         received_us: int,
     ) -> None:
-        """Record the top of a book if it goes beyond what is recorded of that instrument."""
+        """Record the top of a book if it goes beyond what is recorded of that instrument.
+
+        Connections need not cut their 100 ms windows at the same moment: a row is whole if it begins at or before
+        the newest that is recorded. What begins after it is left to the connection that brings what lies between,
+        while there is one.
+        """
         self.received += 1
         self.last_tick_us = received_us
+        lane = self.quotes
+        carriers = lane.carriers(instrument)
         newest_id, newest_ms = self._chain.get(instrument, (-1, 0))
         # A snapshot behind the chain is an old one, unless it is younger: then the exchange began a new chain.
-        if change_id > newest_id or (prev_change_id is None and timestamp_ms > newest_ms):
+        beyond = change_id > newest_id or (prev_change_id is None and timestamp_ms > newest_ms)
+        if beyond:
+            if connection not in carriers and carriers and (prev_change_id is None or prev_change_id > newest_id):
+                return
             newest = self._newest.get(instrument, (None, None))
             row = quote_row(instrument, timestamp_ms, received_us, top, newest, change_id, prev_change_id)
-            if self.quotes.add(row, received_us):
+            if lane.add(row, received_us):
                 self._chain[instrument] = (change_id, timestamp_ms)
-        if prev_change_id is None:
-            self.quotes.flows(instrument, received_us)
+        if connection not in carriers:
+            if beyond and prev_change_id is not None and prev_change_id > newest_id >= 0:
+                # Whoever would have brought what lies between is gone: tell it, and go on from here.
+                lane.missed_one(
+                    instrument,
+                    since_us=newest_ms * US_PER_MS,
+                    now_us=received_us,
+                    ids=(newest_id + 1, prev_change_id),
+                )
+            lane.flows(connection, instrument, received_us)
 
-    def ticker(self, data: TickerData, received_us: int) -> None:
-        """Record a ticker."""
+    def ticker(self, connection: int, data: TickerData, received_us: int) -> None:
+        """Record a ticker; where several connections bring it, only what is newer or different."""
         self.received += 1
         self.last_tick_us = received_us
-        self._newest[data.instrument_name] = (data.underlying_price, data.mark_price)
-        self.tickers.add(ticker_row(data, received_us), received_us)
-        self.tickers.flows(data.instrument_name, received_us)
+        name = data.instrument_name
+        row = ticker_row(data, received_us)
+        carriers = self.tickers.carriers(name)
+        if connection not in carriers:
+            self.tickers.flows(connection, name, received_us)
+            carriers = self.tickers.carriers(name)
+        if len(carriers) > 1 and not _is_newer(row, self._newest_ticker.get(name)):
+            return
+        self._newest[name] = (data.underlying_price, data.mark_price)
+        self._newest_ticker[name] = row
+        self.tickers.add(row, received_us)
 
     def trades(self, trades: list[TradeData], received_us: int, since_us: int) -> None:
         """Record the trades that are not had yet; a jump in trade_seq opens a gap for what it skipped."""
         self.received += 1
         self.last_tick_us = received_us
         for data in trades:
-            name, seq = data.instrument_name, data.trade_seq
-            new = self.had.add(name, seq)
-            if new is False:
-                continue
-            underlying_price = self._newest.get(name, (None, None))[0]
-            if not self.trades_lane.add(trade_row(data, received_us, underlying_price, "live"), received_us):
-                self.had.remove(name, seq)
-            if isinstance(new, tuple):
-                self._missed_trades(name, new, since_us, received_us)
-            elif new:
-                self._heal(name, seq, received_us)
+            self.take_trade(data, "live", received_us, since_us)
+
+    def take_trade(self, data: TradeData, source: str, received_us: int, since_us: int) -> bool:
+        """Record a trade, live or fetched, unless it is had; False if there was no room for it."""
+        name, seq = data.instrument_name, data.trade_seq
+        new = self.had.add(name, seq)
+        if new is False:
+            return True
+        underlying_price = self._newest.get(name, (None, None))[0] if source == "live" else None
+        taken = self.trades_lane.add(trade_row(data, received_us, underlying_price, source), received_us)
+        if not taken:
+            self.had.remove(name, seq)
+        if isinstance(new, tuple):
+            self._missed_trades(name, new, since_us, received_us)
+        elif taken:
+            self._heal(name, seq, received_us)
+        return taken
 
     def _missed_trades(self, instrument: str, hole: tuple[int, int], since_us: int, now_us: int) -> None:
         whole = self.gaps.find(stream=self.trades_lane.stream)
@@ -142,9 +193,17 @@ class Intake:
 
     # Instruments
 
-    def listed(self, listing: Listing) -> None:
-        """Take over the exchange's list, before its instruments are subscribed."""
-        self._instruments = {data.instrument_name: data for data in listing.instruments}
+    def chosen(self, listing: Listing, instruments: Iterable[str]) -> None:
+        """Take over the exchange's list and what of it is to be recorded, before it is subscribed."""
+        now_us = self._now_us()
+        self._instruments = dict(listing.instruments)
+        before, self._chosen = self._chosen, frozenset(instruments)
+        self.quotes.expect(self._chosen)
+        self.tickers.expect(self._chosen)
+        self._told_day = self._told_day or now_us // US_PER_DAY
+        for name in self._instruments:
+            if name not in self._chosen and (name in before or name not in self._told):
+                self._tell(name, listing.exchange_us or now_us, now_us, recorded=False)
 
     def instrument_created(self, data: InstrumentData, received_us: int) -> None:
         """Record a new listing."""
@@ -152,6 +211,7 @@ class Intake:
         self._instruments[data.instrument_name] = data
         exchange_ms = data.timestamp or data.creation_timestamp
         self._tell(data.instrument_name, exchange_ms * US_PER_MS if exchange_ms else received_us, received_us)
+        self._on_instrument(data)
 
     def instrument_state(self, data: InstrumentStateData, received_us: int) -> None:
         """Record a change of state."""
@@ -160,9 +220,12 @@ class Intake:
         known.state = data.state
         self._instruments[data.instrument_name] = known
         self._tell(data.instrument_name, data.timestamp * US_PER_MS, received_us)
+        self._on_instrument(known)
 
     def _tell(self, name: str, timestamp_us: int, now_us: int, *, recorded: bool | None = None) -> None:
-        data = self._instruments[name]
+        data = self._instruments.get(name)
+        if data is None:
+            return
         before = self._told.get(name)
         state = (data.state, recorded if recorded is not None else bool(before and before[1]))
         if state != before:
@@ -172,27 +235,58 @@ class Intake:
     # Connections
 
     def subscribed(
-        self, *, books: AbstractSet[str], tickers: AbstractSet[str], trades: bool, exchange_us: int | None
+        self,
+        connection: int,
+        *,
+        books: AbstractSet[str],
+        tickers: AbstractSet[str],
+        refused: AbstractSet[str],
+        trades: bool,
+        lifecycle: bool,
+        exchange_us: int | None,
     ) -> None:
         """Tell which instruments are recorded from now on, and wait for each to flow."""
         now_us = self._now_us()
-        self._told_day = self._told_day or now_us // US_PER_DAY
-        for name in self._instruments:
-            self._tell(name, exchange_us or now_us, now_us, recorded=name in books and name in tickers)
-        self.quotes.subscribed(books, now_us)
-        self.tickers.subscribed(tickers, now_us)
+        for name in books & tickers:
+            self._tell(name, exchange_us or now_us, now_us, recorded=True)
+        for name in refused:
+            self._tell(name, exchange_us or now_us, now_us)
+        if books:
+            self.quotes.granted(now_us)
+        if tickers:
+            self.tickers.granted(now_us)
         if trades:
-            self.trades_lane.subscribed(frozenset(), now_us)
+            self.trades_lane.flows(connection, ALL, now_us)
+        if lifecycle:
+            if self._lifecycle_missed:
+                self._on_list_missed()
+            self._lifecycle_missed = False
+            self._lifecycle_on.add(connection)
 
-    def disconnected(self, *, cause: Cause, since_us: int, detail: str) -> None:
-        """Open a gap in every stream of ticks."""
+    def left(self, connection: int, instruments: AbstractSet[str], *, trades: bool) -> None:
+        """Recording ends where nobody else carries an instrument; it was told when the choice was made."""
+        now_us = self._now_us()
+        self.quotes.left(connection, instruments, now_us)
+        self.tickers.left(connection, instruments, now_us)
+        if trades:
+            self.trades_lane.left(connection, [ALL], now_us)
+
+    def disconnected(
+        self, connection: int, *, cause: Literal["disconnect", "silence"], since_us: int, detail: str
+    ) -> None:
+        """Open a gap for what no other connection carries."""
         now_us = self._now_us()
         for lane in self.lanes:
-            lane.interrupted(cause, since_us=since_us, now_us=now_us, detail=detail)
+            lane.lost(connection, cause, since_us=since_us, now_us=now_us, detail=detail)
+        self._lifecycle_missed |= self._lifecycle_on == {connection}
+        self._lifecycle_on.discard(connection)
 
-    def book_broken(self, instrument: str, since_us: int, first_missing: int, last_missing: int) -> None:
-        """Open a gap for one book; the connection brings a new snapshot, which ends it."""
-        self.quotes.broke(
+    def book_broken(
+        self, connection: int, instrument: str, since_us: int, first_missing: int, last_missing: int
+    ) -> None:
+        """Open a gap for one book, unless another connection carries it; a new snapshot ends it."""
+        self.quotes.stops(
+            connection,
             instrument,
             "sequence_break",
             since_us=since_us,
@@ -201,7 +295,9 @@ class Intake:
             last_missing=last_missing,
         )
 
-    def rejected(self, frame: bytes, reason: str, *, family: str, instrument: str | None, since_us: int) -> None:
+    def rejected(
+        self, connection: int, frame: bytes, reason: str, *, family: Family, instrument: str | None, since_us: int
+    ) -> None:
         """Keep the frame aside; on a known channel open the gap of what it may have held."""
         now_us = self._now_us()
         self.rejects.add(frame, reason, now_us)
@@ -212,7 +308,14 @@ class Intake:
             self.tickers.missed("rejected", since_us=since_us, now_us=now_us, detail=reason)
         elif instrument is not None:
             lane = self.quotes if family == "book" else self.tickers
-            lane.broke(instrument, "rejected", since_us=since_us, now_us=now_us, detail=reason)
+            lane.stops(connection, instrument, "rejected", since_us=since_us, now_us=now_us, detail=reason)
+
+    def platform(self, facts: dict[str, bool]) -> None:
+        """Log what the exchange says of itself where it changed: it repeats itself several times a second."""
+        for name, value in facts.items():
+            if self._platform.get(name, name == "public_methods") != value:
+                self._log.warning("exchange.platform", what=name, value=value)
+            self._platform[name] = value
 
     # Time
 
@@ -240,3 +343,10 @@ class Intake:
         for lane in self.lanes:
             if not lane.stopped_cleanly():
                 self.gaps.open(lane.stream, None, "stopped", started_us=since_us, now_us=now_us)
+
+
+def _is_newer(row: Row, newest: Row | None) -> bool:
+    """Whether a ticker goes beyond what was recorded: younger, or as young and different (received_at aside)."""
+    if newest is None or row[0] > newest[0]:
+        return True
+    return bool(row[0] == newest[0] and row[3:] != newest[3:])

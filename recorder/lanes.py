@@ -1,4 +1,4 @@
-"""A lane is one stream's way from the socket to the disk: its buffer, and its gaps from opening to fate."""
+"""A lane is one stream's way from socket to disk: its buffer, who brings it, and its gaps until their fate."""
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
@@ -7,18 +7,27 @@ from recorder.buffers import Buffer
 from recorder.gaps import Cause, Gap, GapLog
 from recorder.segments.schemas import Row
 
-# A granted channel that has brought nothing for this long gets a gap row of its own instead of holding up all.
+# An instrument that has brought nothing for this long after it was subscribed gets a gap row of its own instead of
+# holding up the end of everybody's.
 RESUME_PATIENCE_US = 30_000_000
+
+# The instrument of a stream that comes on one channel for all.
+ALL = ""
 
 # What ends when the stream flows again; the others (overflow, rejected) end by themselves.
 _INTERRUPTIONS = ("disconnect", "silence", "crash", "stopped")
+_NOBODY: frozenset[int] = frozenset()
 
 
 class Lane:
     """One stream of ticks: quotes, trades, or tickers.
 
-    `fate` is what becomes of missing rows of this stream once it flows again: books and tickers have no history
-    (`lost`), trades may still be fetched (None: their gaps end, but stay open).
+    It *flows* for an instrument on a connection that brings it whole. While one connection is left on which it flows
+    nothing is missing; when the last one is gone a gap opens, for that instrument, or one for all where all are
+    concerned.
+
+    `refetchable` says what becomes of missing rows once the stream flows again: books and tickers have no history
+    (lost), trades may still be fetched (their gaps end, but stay open).
     """
 
     def __init__(self, buffer: Buffer, gaps: GapLog, *, refetchable: bool) -> None:
@@ -28,16 +37,17 @@ class Lane:
         self._gaps = gaps
         self._refetchable = refetchable
         self._overflow: Gap | None = None
+        self._flowing: dict[str, set[int]] = {}
         self._broken = {
             gap.instrument: gap
             for gap in gaps.open_gaps
             if gap.stream == self.stream and gap.instrument is not None and not refetchable
         }
         # Set while whole-stream gaps wait for every instrument to flow again.
-        self.resuming = bool(self._interruptions())
+        self._resuming = bool(self._interruptions())
         self._resumed: set[str] = set()
-        self._expected: set[str] | None = None  # None until a session was granted its channels
-        self._patience_ends_us = 0
+        self._expected: frozenset[str] = frozenset()
+        self._patience_ends_us: int | None = None  # None until a session was granted its channels
 
     def add(self, row: Row, now_us: int) -> bool:
         """Take a row; False if it was dropped, which the overflow gap tells."""
@@ -51,64 +61,125 @@ class Lane:
             self._overflow = self._gaps.open(self.stream, None, cause, started_us=now_us, now_us=now_us)
         return False
 
-    # Whole-stream interruptions
+    # Who brings it
 
-    def interrupted(self, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
-        """The stream stopped flowing for every instrument. An interruption that lasts is told once."""
-        self.resuming = True
-        self._resumed.clear()
-        self._expected = None
-        if not any(gap.ended_us is None for gap in self._interruptions()):
-            self._gaps.open(self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail)
+    def carriers(self, instrument: str) -> AbstractSet[int]:
+        """Return the connections on which an instrument flows."""
+        return self._flowing.get(instrument, _NOBODY)
 
-    def subscribed(self, instruments: AbstractSet[str], now_us: int) -> None:
-        """A session was granted these; when each has brought something, the interruption is over."""
-        if not self.resuming:
-            return
-        self._expected = set(instruments)
-        self._patience_ends_us = now_us + RESUME_PATIENCE_US
-        self._check_resumed(now_us)
-
-    def flows(self, instrument: str, now_us: int) -> None:
-        """An instrument's stream is whole from here on: a snapshot, a good ticker."""
-        gap = self._broken.pop(instrument, None) if self._broken else None
+    def flows(self, connection: int, instrument: str, now_us: int) -> None:
+        """An instrument is whole on a connection from here on: a snapshot, a good ticker, a granted channel."""
+        self._flowing.setdefault(instrument, set()).add(connection)
+        gap = self._broken.pop(instrument, None)
         if gap is not None:
             self._finish(gap, now_us)
-        if self.resuming:
+        if self._resuming:
             self._resumed.add(instrument)
             self._check_resumed(now_us)
 
+    def stops(
+        self,
+        connection: int,
+        instrument: str,
+        cause: Cause,
+        *,
+        since_us: int,
+        now_us: int,
+        first_missing: int | None = None,
+        last_missing: int | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """An instrument has a hole on a connection; told unless it flows on another."""
+        if self._remove(connection, instrument):
+            self._break(
+                instrument,
+                cause,
+                since_us=since_us,
+                now_us=now_us,
+                first_missing=first_missing,
+                last_missing=last_missing,
+                detail=detail,
+            )
+
+    def lost(self, connection: int, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
+        """A connection is gone, with all that it brought."""
+        carried = [name for name, carriers in self._flowing.items() if connection in carriers]
+        gone = [name for name in carried if self._remove(connection, name)]
+        if gone and not self._flowing and not self._broken:
+            self.interrupted(cause, since_us=since_us, now_us=now_us, detail=detail)
+            return
+        for name in gone:
+            self._break(name, cause, since_us=since_us, now_us=now_us, detail=detail)
+
+    def left(self, connection: int, instruments: Iterable[str], now_us: int) -> None:
+        """A connection gave these up on purpose; where it was the last, recording of the instrument ends."""
+        for name in instruments:
+            self._remove(connection, name)
+            if not self.carriers(name) and name not in self._expected and (gap := self._broken.pop(name, None)):
+                self._finish(gap, now_us)
+
+    # Interruptions of the whole stream
+
+    def expect(self, instruments: Iterable[str]) -> None:
+        """Say which instruments are to flow before an interruption of all is over."""
+        self._expected = frozenset(instruments)
+
+    def interrupted(self, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
+        """The stream stopped for every instrument. An interruption that lasts is told once."""
+        self._resuming = True
+        self._resumed.clear()
+        self._patience_ends_us = None
+        if not any(self._interruptions()):
+            self._gaps.open(self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail)
+
+    def granted(self, now_us: int) -> None:
+        """A session was granted channels of this stream: from now on what stays silent is waited for with an end."""
+        if self._resuming and self._patience_ends_us is None:
+            self._patience_ends_us = now_us + RESUME_PATIENCE_US
+
     def tick(self, now_us: int) -> None:
         """Stop waiting for instruments that stay silent: each gets a gap row of its own."""
-        if not self.resuming or self._expected is None or now_us < self._patience_ends_us:
+        if not self._resuming or self._patience_ends_us is None or now_us < self._patience_ends_us:
             return
         oldest_us = min((gap.started_us for gap in self._interruptions()), default=now_us)
-        for instrument in sorted(self._expected - self._resumed):
-            self.broke(instrument, "disconnect", since_us=oldest_us, now_us=now_us, detail="nothing came since")
-        self._expected = set()
+        for name in sorted(self._expected - self._resumed):
+            self._break(name, "disconnect", since_us=oldest_us, now_us=now_us, detail="nothing came since")
+            self._resumed.add(name)
         self._check_resumed(now_us)
-
-    def _check_resumed(self, now_us: int) -> None:
-        if self._expected is not None and self._expected <= self._resumed:
-            for gap in self._interruptions():
-                self._finish(gap, now_us)
-            self.resuming = False
-            self._resumed.clear()
-            self._expected = None
 
     def stopped_cleanly(self) -> bool:
         """Whether a clean stop told where the stream ends, and nothing has begun again since."""
         return any(gap.cause == "stopped" for gap in self._interruptions())
 
-    def _interruptions(self) -> Iterable[Gap]:
-        """The whole-stream gaps that still last."""
-        return [
-            gap for gap in self._gaps.find(stream=self.stream) if gap.cause in _INTERRUPTIONS and gap.ended_us is None
-        ]
+    def missed(self, cause: Cause, *, since_us: int, now_us: int, detail: str) -> None:
+        """Something was missed in [since, now] and nothing after it: a gap that is over when it is told."""
+        gap = self._gaps.open(self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail)
+        self._finish(gap, now_us)
 
-    # One instrument
+    def missed_one(self, instrument: str, *, since_us: int, now_us: int, ids: tuple[int, int]) -> None:
+        """One instrument missed these ids in [since, now] and nothing after: told unless a gap of its own lasts."""
+        if instrument not in self._broken and not self._resuming:
+            self._break(
+                instrument,
+                "disconnect",
+                since_us=since_us,
+                now_us=now_us,
+                first_missing=ids[0],
+                last_missing=ids[1],
+            )
 
-    def broke(
+    def _remove(self, connection: int, instrument: str) -> bool:
+        """Take a connection off an instrument; True if it was the last on which it flowed."""
+        carriers = self._flowing.get(instrument)
+        if carriers is None or connection not in carriers:
+            return False
+        carriers.discard(connection)
+        if carriers:
+            return False
+        del self._flowing[instrument]
+        return True
+
+    def _break(
         self,
         instrument: str,
         cause: Cause,
@@ -119,7 +190,7 @@ class Lane:
         last_missing: int | None = None,
         detail: str | None = None,
     ) -> None:
-        """One instrument's stream has a hole; it lasts until `flows`. A hole within a hole is told once."""
+        """Open an instrument's own gap; it lasts until `flows`. A hole within a hole is told once."""
         if instrument not in self._broken:
             self._broken[instrument] = self._gaps.open(
                 self.stream,
@@ -132,10 +203,18 @@ class Lane:
                 detail=detail,
             )
 
-    def missed(self, cause: Cause, *, since_us: int, now_us: int, detail: str) -> None:
-        """Something was missed in [since, now] and nothing after it: a gap that is over when it is told."""
-        gap = self._gaps.open(self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail)
-        self._finish(gap, now_us)
+    def _check_resumed(self, now_us: int) -> None:
+        if self._expected and self._expected <= self._resumed:
+            for gap in self._interruptions():
+                self._finish(gap, now_us)
+            self._resuming = False
+            self._resumed.clear()
+
+    def _interruptions(self) -> list[Gap]:
+        """The whole-stream gaps that still last."""
+        return [
+            gap for gap in self._gaps.find(stream=self.stream) if gap.cause in _INTERRUPTIONS and gap.ended_us is None
+        ]
 
     def _finish(self, gap: Gap, now_us: int) -> None:
         if self._refetchable:

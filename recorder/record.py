@@ -7,10 +7,8 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 from recorder.clock import Clock
-from recorder.deribit import channels
-from recorder.deribit.connection import Connection, Plan
-from recorder.deribit.session import Session
-from recorder.deribit.universe import Universe, choose
+from recorder.deribit.pool import Pool
+from recorder.deribit.universe import Universe
 from recorder.errors import ExchangeNotReached
 from recorder.flusher import Flusher
 from recorder.intake import Intake
@@ -26,6 +24,7 @@ from recorder.segments.tape import Tape
 from recorder.settings import RecorderSettings, default_recorder_name
 from recorder.statistics import EVERY_S, Written, line
 from recorder.tape_state import TapeState, last_row_us
+from recorder.watchlist import Watchlist
 
 QUIET_WARNING_US = 10_000_000
 
@@ -75,6 +74,10 @@ class Recorder:
             open_gaps=deepcopy(state.open_gaps),
             rejects=Rejects(data_dir.rejected),
             now_us=self._clock.now_us,
+            # The watchlist is made last: it needs the pool, which needs the intake.
+            on_instrument=lambda data: self._watchlist.changed(data),  # noqa: PLW0108
+            on_list_missed=lambda: self._watchlist.missed_some(),  # noqa: PLW0108
+            log=log,
         )
         self._tell_crash(data_dir)
         tape = Tape(
@@ -87,15 +90,29 @@ class Recorder:
         self._flusher = Flusher(
             self._intake, tape, state, self._clock, interval_s=settings.flush_interval_sec, log=log
         )
-        self._universe = Universe(
-            currency=settings.currency,
-            kind=settings.kind,
-            cache=data_dir.state / "universe.json",
-            source=settings.deribit_ws_url,
+        self._pool = Pool(
+            settings.deribit_ws_url,
+            feed=self._intake,
+            flows_on=lambda instrument, connection: connection in self._intake.quotes.carriers(instrument),
+            max_channels=settings.max_channels_per_connection,
+            redundancy=settings.redundancy,
+            now_us=self._clock.now_us,
             log=log,
         )
-        self._connection = Connection(
-            settings.deribit_ws_url, feed=self._intake, plan=self._plan, now_us=self._clock.now_us, log=log
+        self._watchlist = Watchlist(
+            self._pool,
+            Universe(
+                currency=settings.currency,
+                kind=settings.kind,
+                cache=data_dir.state / "universe.json",
+                source=settings.deribit_ws_url,
+                log=log,
+            ),
+            currency=settings.currency,
+            kind=settings.kind,
+            top_n=settings.top_n_instruments,
+            chosen=self._intake.chosen,
+            log=log,
         )
 
     @property
@@ -120,14 +137,15 @@ class Recorder:
         failure: ExchangeNotReached | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._connection.run()), group.create_task(self._watch())]
+                tasks = [group.create_task(part.run()) for part in (self._pool, self._watchlist)]
+                tasks.append(group.create_task(self._watch()))
                 flushing = group.create_task(self._flusher.run(stop))
                 if run_for_s is not None:
                     loop.call_later(run_for_s, self.stop)
                 if connect_timeout_s is not None:
                     failure = await self._reach_exchange(connect_timeout_s, stop)
                 await stop.wait()
-                await self._connection.leave()
+                await self._pool.leave()
                 for task in tasks:
                     task.cancel()
                 await flushing
@@ -137,21 +155,10 @@ class Recorder:
         if failure is not None:
             raise failure
 
-    async def _plan(self, session: Session) -> Plan:
-        listing = await self._universe.listing(session)
-        self._intake.listed(listing)
-        kind, currency = self._settings.kind, self._settings.currency
-        return Plan(
-            instruments=choose(listing, self._settings.top_n_instruments),
-            trades=channels.trades(kind, currency),
-            instrument_state=channels.instrument_state(kind, currency),
-            instrument_creation=channels.instrument_creation(kind, currency),
-        )
-
     async def _reach_exchange(self, timeout_s: float, stop: asyncio.Event) -> ExchangeNotReached | None:
         try:
             async with asyncio.timeout(timeout_s):
-                await self._connection.health.connected_once.wait()
+                await self._pool.connected_once.wait()
         except TimeoutError:
             stop.set()
             return ExchangeNotReached(
@@ -163,14 +170,15 @@ class Recorder:
     async def _watch(self) -> None:
         """Say every minute how it goes, and soon when nothing comes."""
         begun_s = line_s = time.monotonic()
-        received = reconnects = rejected = 0
+        received = rejected = told_reconnects = 0
         quiet_told_us = 0
         while True:
             await asyncio.sleep(1.0)
             now_s = time.monotonic()
-            intake, health = self._intake, self._connection.health
+            intake, pool = self._intake, self._pool
+            reconnects = sum(connection.health.reconnects for connection in pool.connections)
             quiet_us = self._clock.now_us() - max(intake.last_tick_us, quiet_told_us)
-            if health.connected and now_s - begun_s > QUIET_WARNING_US / 1e6 and quiet_us > QUIET_WARNING_US:
+            if pool.connected and now_s - begun_s > QUIET_WARNING_US / 1e6 and quiet_us > QUIET_WARNING_US:
                 since_s = (
                     (self._clock.now_us() - intake.last_tick_us) / 1e6 if intake.last_tick_us else now_s - begun_s
                 )
@@ -185,17 +193,19 @@ class Recorder:
                 seconds=now_s - line_s,
                 received=intake.received - received,
                 rejected=intake.rejects.count - rejected,
-                reconnects=health.reconnects - reconnects,
+                reconnects=reconnects - told_reconnects,
+                connections=f"{pool.connected}/{len(pool.connections)}",
+                lag_ms=max((c.health.lag_us // 1000 for c in pool.connections if c.health.connected), default=0),
                 open_gaps=len(intake.gaps.open_gaps),
             )
             self._log.info("statistics", **fields)
             line_s, received = now_s, intake.received
-            reconnects, rejected = health.reconnects, intake.rejects.count
+            told_reconnects, rejected = reconnects, intake.rejects.count
             for buffer in intake.buffers:
                 buffer.peak_rows = 0
 
     async def _finish(self) -> None:
-        self._intake.stopped(self._connection.health.last_message_us or self._clock.now_us())
+        self._intake.stopped(self._last_message_us())
         try:
             async with asyncio.timeout(self._settings.stop_timeout_sec):
                 while not await self._flusher.round():  # noqa: ASYNC110 - a disk announces nothing
@@ -208,6 +218,9 @@ class Recorder:
                 remedy="see the log for what the disk refused",
             ) from exc
         self._log.info("stopped", messages=self._intake.received)
+
+    def _last_message_us(self) -> int:
+        return max((c.health.last_message_us for c in self._pool.connections), default=0) or self._clock.now_us()
 
     def _tell_crash(self, data_dir: DataDir) -> None:
         """Open a gap from the last durable row of each stream, unless a clean stop opened its own."""

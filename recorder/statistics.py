@@ -40,6 +40,8 @@ def line(
     received: int,
     rejected: int,
     reconnects: int,
+    connections: str,
+    lag_ms: int,
     open_gaps: int,
 ) -> dict[str, object]:
     """Return the fields of the statistics line: counts since the last one, rates over `seconds`."""
@@ -53,7 +55,9 @@ def line(
         "buffer_peak_rows": {buffer.stream: buffer.peak_rows for buffer in buffers},
         "dropped_rows": {buffer.stream: buffer.dropped for buffer in buffers if buffer.dropped},
         "rejected": rejected,
+        "connections": connections,  # open / all
         "reconnects": reconnects,
+        "lag_ms": lag_ms,  # of the newest tickers, received minus the exchange's time; the worst connection
         "open_gaps": open_gaps,
         "flush_ms": round(written.flush_s / rounds * 1e3, 2),
         "flush_max_ms": round(written.slowest_flush_s * 1e3, 2),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from recorder.buffers import Buffer, Warner
 from recorder.gaps import GapLog
-from recorder.lanes import RESUME_PATIENCE_US, Lane
+from recorder.lanes import ALL, RESUME_PATIENCE_US, Lane
 from tests.segment_tools import NOON_US, QUOTES, quote_rows
 
 ROWS = quote_rows(3000)
@@ -89,26 +89,66 @@ def test_an_overflow_is_one_gap_from_the_first_drop_to_the_next_accepted_row() -
 def test_an_interruption_ends_when_every_instrument_flows_again() -> None:
     """One gap for all, from the last message to the last first snapshot; a second loss meanwhile is the same gap."""
     quotes, rows = lane()
-    quotes.interrupted("disconnect", since_us=NOON_US, now_us=NOON_US + 5)
-    quotes.interrupted("silence", since_us=NOON_US + 6, now_us=NOON_US + 7)
-    quotes.flows("A", NOON_US + 10)
-    quotes.subscribed({"A", "B"}, NOON_US + 11)
-    assert len(rows) == 1
-    quotes.flows("B", NOON_US + 12)
+    quotes.expect({"A", "B"})
+    for name in ("A", "B"):
+        quotes.flows(0, name, NOON_US - 1)
+    quotes.lost(0, "disconnect", since_us=NOON_US, now_us=NOON_US + 5)
+    quotes.flows(0, "A", NOON_US + 6)
+    quotes.lost(0, "silence", since_us=NOON_US + 6, now_us=NOON_US + 7)
+    for at_us, name in ((10, "A"), (12, "B")):
+        quotes.flows(0, name, NOON_US + at_us)
 
     assert states(rows) == [(None, 0, "disconnect", "open", 0, None), (None, 1, "disconnect", "lost", 0, 12)]
-    assert not quotes.resuming
+
+
+def test_a_connection_of_several_opens_gaps_for_its_own_instruments() -> None:
+    """What flows on another connection has none, and each gap ends by itself."""
+    quotes, rows = lane()
+    quotes.expect({"A", "B", "C"})
+    for connection, name in ((0, "A"), (0, "B"), (1, "B"), (1, "C")):
+        quotes.flows(connection, name, NOON_US)
+    quotes.lost(0, "disconnect", since_us=NOON_US + 1, now_us=NOON_US + 2)
+    quotes.flows(1, "A", NOON_US + 3)
+
+    assert states(rows) == [("A", 0, "disconnect", "open", 1, None), ("A", 1, "disconnect", "lost", 1, 3)]
+    assert [quotes.carriers(name) for name in "ABC"] == [{1}, {1}, {1}]
+
+
+def test_a_hole_on_one_of_two_connections_is_none() -> None:
+    """A broken book opens a gap only where it was the last that was whole."""
+    quotes, rows = lane()
+    quotes.flows(0, "A", NOON_US)
+    quotes.flows(1, "A", NOON_US)
+    quotes.stops(0, "A", "sequence_break", since_us=NOON_US, now_us=NOON_US + 1)
+    assert rows == []
+    quotes.stops(1, "A", "sequence_break", since_us=NOON_US, now_us=NOON_US + 2, first_missing=5, last_missing=9)
+
+    assert states(rows) == [("A", 0, "sequence_break", "open", 0, None)]
+    assert rows[0][10:12] == (5, 9)
+
+
+def test_what_is_left_on_purpose_is_no_gap() -> None:
+    """A move, and an instrument that is no longer chosen, lose nothing."""
+    quotes, rows = lane()
+    quotes.expect({"A"})
+    for connection, name in ((0, "A"), (1, "A"), (0, "B")):
+        quotes.flows(connection, name, NOON_US)
+    quotes.left(0, ["A", "B"], NOON_US + 1)
+    quotes.lost(0, "disconnect", since_us=NOON_US + 2, now_us=NOON_US + 3)
+
+    assert rows == []
 
 
 def test_who_stays_silent_does_not_hold_up_the_others() -> None:
     """After a while a silent instrument gets a gap of its own, which ends when it flows."""
     quotes, rows = lane()
     quotes.interrupted("crash", since_us=NOON_US, now_us=NOON_US)
-    quotes.subscribed({"A", "B"}, NOON_US + 1)
-    quotes.flows("A", NOON_US + 2)
+    quotes.expect({"A", "B"})
+    quotes.granted(NOON_US + 1)
+    quotes.flows(0, "A", NOON_US + 2)
     later_us = RESUME_PATIENCE_US + 1
     quotes.tick(NOON_US + later_us)
-    quotes.flows("B", NOON_US + later_us + 5)
+    quotes.flows(0, "B", NOON_US + later_us + 5)
 
     assert states(rows) == [
         (None, 0, "crash", "open", 0, None),
@@ -121,9 +161,10 @@ def test_who_stays_silent_does_not_hold_up_the_others() -> None:
 def test_trades_that_may_still_be_fetched_stay_open() -> None:
     """Their gap ends in time, not in fate."""
     trades, rows = lane(refetchable=True)
+    trades.expect([ALL])
     trades.interrupted("disconnect", since_us=NOON_US, now_us=NOON_US)
-    trades.subscribed(frozenset(), NOON_US + 3)
+    trades.flows(0, ALL, NOON_US + 3)
 
     assert states(rows) == [(None, 0, "disconnect", "open", 0, None), (None, 1, "disconnect", "open", 0, 3)]
-    trades.interrupted("disconnect", since_us=NOON_US + 8, now_us=NOON_US + 9)
+    trades.lost(0, "disconnect", since_us=NOON_US + 8, now_us=NOON_US + 9)
     assert states(rows)[2:] == [(None, 0, "disconnect", "open", 8, None)]

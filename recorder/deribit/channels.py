@@ -30,3 +30,23 @@ def instrument_creation(kind: str, currency: str) -> str:
 
 PLATFORM_STATE = "platform_state"
 PUBLIC_METHODS_STATE = "platform_state.public_methods_state"
+
+
+def is_trades(channel: str) -> bool:
+    """Whether a channel carries trades."""
+    return channel.startswith("trades.")
+
+
+def is_state(channel: str) -> bool:
+    """Whether a channel carries changes of instruments' states."""
+    return channel.startswith("instrument.state.")
+
+
+def is_creation(channel: str) -> bool:
+    """Whether a channel carries new listings."""
+    return channel.startswith("instrument.creation.")
+
+
+def is_lifecycle(channel: str) -> bool:
+    """Whether a channel tells which instruments there are."""
+    return is_state(channel) or is_creation(channel)

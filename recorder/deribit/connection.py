@@ -4,28 +4,31 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 from websockets.exceptions import WebSocketException
 
-from recorder.deribit import channels
+from recorder.deribit import channels, trouble
 from recorder.deribit.book import Applied, Book
-from recorder.deribit.feed import Feed
+from recorder.deribit.feed import Family, Feed
 from recorder.deribit.messages import (
     BookData,
     Notification,
+    PlatformData,
     TickerData,
     TradeData,
     decode_book,
     decode_created,
+    decode_platform,
     decode_state,
     decode_ticker,
     decode_trades,
 )
-from recorder.deribit.session import RpcError, Session, Silent, open_session
+from recorder.deribit.pacer import Pacer
+from recorder.deribit.session import Reply, RpcError, Session, Silent, open_session
 from recorder.runtime.backoff import Backoff
 from recorder.runtime.logging import Logger
 
@@ -33,6 +36,8 @@ from recorder.runtime.logging import Logger
 USEFUL_AFTER_S = 10.0
 # A book that has waited this long for a snapshot is subscribed anew. Snapshots of 131 books came within 0.6 s.
 SNAPSHOT_PATIENCE_S = 15.0
+# A channel that the exchange left out is asked for again after this.
+ASK_AGAIN_S = 60.0
 # A clean stop waits this long for the exchange to confirm that nothing more will come.
 LEAVE_TIMEOUT_S = 2.0
 # How many names a warning spells out.
@@ -40,23 +45,18 @@ NAMES_IN_A_LINE = 5
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a connection is to carry."""
+class Assignment:
+    """What a connection is to carry: book and ticker of each instrument, and channels that are of many."""
 
-    instruments: tuple[str, ...]  # book and ticker of each
-    trades: str | None = None  # the wide trades channel
-    instrument_state: str | None = None
-    instrument_creation: str | None = None
+    instruments: frozenset[str] = frozenset()
+    wide: frozenset[str] = frozenset()
 
     @property
-    def channels(self) -> list[str]:
-        """Every channel of the plan."""
-        wide = [self.trades, self.instrument_state, self.instrument_creation]
-        return [
-            *(channel for channel in wide if channel),
-            *(channels.book(name) for name in self.instruments),
-            *(channels.ticker(name) for name in self.instruments),
-        ]
+    def channels(self) -> frozenset[str]:
+        """Every channel of it."""
+        books = map(channels.book, self.instruments)
+        tickers = map(channels.ticker, self.instruments)
+        return frozenset((*self.wide, *books, *tickers))
 
 
 @dataclass
@@ -64,17 +64,18 @@ class Health:
     """What a person or a pool wants to know of a connection."""
 
     connected: bool = False
-    attempts: int = 0
+    failed: bool = False  # the last attempt failed, or the session was lost, and no new one is open yet
     reconnects: int = 0
     messages: int = 0
     last_message_us: int = 0
-    connected_once: asyncio.Event = field(default_factory=asyncio.Event)
+    lag_us: int = 0  # of the newest ticker: received minus the exchange's time
+    channels: int = 0
 
 
 class Subscription(NamedTuple):
     """What is done with the messages of one channel."""
 
-    family: Literal["book", "ticker", "trades", "other"]
+    family: Family
     instrument: str | None  # None: the channel is of many
     decode: Callable[[bytes], Notification[Any]]
     take: Callable[[Any, int], None]  # the data, and when it was received
@@ -84,59 +85,91 @@ _CHANNEL = re.compile(rb'"channel"\s*:\s*"([^"]{1,128})"')
 
 
 class Connection:
-    """Connects, subscribes to its plan, follows its books, and reconnects with back-off, until cancelled."""
+    """Connects, subscribes to what it is assigned, follows its books, and reconnects, until cancelled."""
 
     def __init__(
         self,
+        number: int,
         url: str,
         *,
         feed: Feed,
-        plan: Callable[[Session], Awaitable[Plan]],
+        pacer: Pacer,
+        changed: Callable[[], None],
         now_us: Callable[[], int],
         log: Logger,
     ) -> None:
+        """`changed` is called when the connection is opened or lost."""
+        self.number = number
         self.health = Health()
         self._url = url
         self._feed = feed
-        self._plan = plan
+        self._pacer = pacer
+        self._changed = changed
         self._now_us = now_us
-        self._log = log
+        self._log = log.bind(connection=number)
         self._backoff = Backoff()
+        self._assigned = Assignment()
+        self._wake = asyncio.Event()
+        # Of the session that is open:
+        self._session: Session | None = None
+        self._held: set[str] = set()
+        self._ask_again_s: dict[str, float] = {}  # channels that were left out, and when to ask again
         self._subscriptions: dict[str, Subscription] = {}  # by channel
         self._books: dict[str, Book] = {}
-        self._waiting_since_s: dict[str, float] = {}  # books that wait for a snapshot
-        self._broken = asyncio.Event()
-        self._granted_at_s: float | None = None
-        self._session: Session | None = None
+        self._snapshot_due_s: dict[str, float] = {}  # books that wait for a snapshot, and until when
+        self._useful_at_s: float | None = None
+
+    def assign(self, assignment: Assignment) -> None:
+        """Say what to carry from now on."""
+        if assignment != self._assigned:
+            self._assigned = assignment
+            self._wake.set()
+
+    def resync(self, instrument: str) -> None:
+        """Get a new snapshot of a book."""
+        if instrument in self._books:
+            self._snapshot_due_s[instrument] = 0.0
+            self._wake.set()
+
+    async def call(self, method: str, **params: Any) -> Reply:
+        """Make a call on the session that is open.
+
+        Raises:
+            RpcError, TimeoutError: it was refused or not answered.
+            OSError, WebSocketException: there is no session, or it was lost.
+        """
+        if self._session is None:
+            raise ConnectionError("not connected")
+        return await self._session.call(method, **params)
 
     async def run(self) -> None:
         """Keep a session alive. Ends only by cancellation."""
         while True:
-            self.health.attempts += 1
             cause: Literal["disconnect", "silence"] = "disconnect"
-            detail = ""
+            reason: Exception
             try:
-                async with open_session(self._url, notify=self._on_notification, reject=self._on_garbage) as session:
-                    self.health.connected = True
-                    self.health.connected_once.set()
-                    self._session = session
+                async with open_session(
+                    self._url, notify=self._on_notification, reject=self._on_garbage, pacer=self._pacer
+                ) as session:
+                    self._session_began(session)
                     await self._serve(session)
             except Silent as exc:
-                cause, detail = "silence", str(exc)
+                cause, reason = "silence", exc
             except (OSError, TimeoutError, WebSocketException, RpcError, msgspec.DecodeError) as exc:
-                detail = str(exc) or type(exc).__name__
-            self._session = None
+                reason = exc
+            was_connected = self.health.connected
+            what, detail = trouble.explain(reason)
             self._session_ended(cause, detail)
-            delay_s = self._backoff.next_delay_s()
+            delay_s = max(self._backoff.next_delay_s(), trouble.least_delay_s(what))
             self._log.warning(
-                "exchange.lost" if self.health.connected else "exchange.unreachable",
+                "exchange.lost" if was_connected else "exchange.unreachable",
                 url=self._url,
+                reason=what,
                 error=detail,
                 retry_in_s=round(delay_s, 1),
             )
-            self.health.connected = False
             await asyncio.sleep(delay_s)
-            self.health.reconnects += self.health.connected_once.is_set()
+            self.health.reconnects += 1
 
     async def leave(self) -> None:
         """Unsubscribe from everything before a clean stop: what was sent until the reply has been received."""
@@ -145,72 +178,127 @@ class Connection:
                 async with asyncio.timeout(LEAVE_TIMEOUT_S):
                     await self._session.call("public/unsubscribe_all")
 
+    def _session_began(self, session: Session) -> None:
+        self._held.clear()
+        self._ask_again_s.clear()
+        self._subscriptions.clear()
+        self._books.clear()
+        self._snapshot_due_s.clear()
+        self._session = session
+        self.health.connected, self.health.failed = True, False
+        self._changed()
+
+    def _session_ended(self, cause: Literal["disconnect", "silence"], detail: str) -> None:
+        self._session = None
+        self.health.connected, self.health.failed, self.health.channels = False, True, 0
+        if self._useful_at_s is not None:
+            if time.monotonic() >= self._useful_at_s and self.health.last_message_us:
+                self._backoff.reset()
+            self._useful_at_s = None
+        if self._held:
+            since_us = self.health.last_message_us or self._now_us()
+            self._feed.disconnected(self.number, cause=cause, since_us=since_us, detail=detail)
+        self._changed()
+
     async def _serve(self, session: Session) -> None:
-        plan = await self._plan(session)
-        self._subscriptions = self._subscriptions_of(plan)
-        self._books = {name: Book() for name in plan.instruments}
-        asked = plan.channels
+        """Bring what is held in line with what is assigned, again and again."""
+        while True:
+            self._wake.clear()
+            await self._subscribe(session)
+            await self._unsubscribe(session)
+            await self._resync_books(session)
+            try:
+                async with asyncio.timeout(SNAPSHOT_PATIENCE_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _subscribe(self, session: Session) -> None:
+        now_s = time.monotonic()
+        assigned = self._assigned
+        asked = [c for c in sorted(assigned.channels - self._held) if self._ask_again_s.get(c, 0.0) <= now_s]
+        if not asked:
+            return
+        new = Assignment(
+            frozenset(n for n in assigned.instruments if n not in self._books), assigned.wide - self._held
+        )
+        # Before they are asked for: a notification can come before the reply.
+        for name in assigned.instruments:
+            self._books.setdefault(name, Book())
+        self._subscriptions.update(self._subscriptions_of(Assignment(assigned.instruments, assigned.wide)))
         granted, exchange_us = await session.subscribe(asked)
-        self._granted_at_s = time.monotonic()
-        self._waiting_since_s = {
-            name: self._granted_at_s
-            for name in plan.instruments
-            if channels.book(name) in granted and self._books[name].change_id is None
-        }
-        if left_out := [channel for channel in asked if channel not in granted]:
+        self._held |= granted
+        self.health.channels = len(self._held)
+        if self._useful_at_s is None:
+            self._useful_at_s = time.monotonic() + USEFUL_AFTER_S
+        due_s = time.monotonic() + SNAPSHOT_PATIENCE_S
+        for name in assigned.instruments:
+            if channels.book(name) in granted and self._books[name].change_id is None:
+                self._snapshot_due_s.setdefault(name, due_s)
+        left_out = [channel for channel in asked if channel not in granted]
+        if left_out:
             self._log.warning("subscribe.left_out", count=len(left_out), channels=left_out[:NAMES_IN_A_LINE])
+            for channel in left_out:
+                self._ask_again_s[channel] = now_s + ASK_AGAIN_S
+        books = {name for name in assigned.instruments if channels.book(name) in granted}
+        tickers = {name for name in assigned.instruments if channels.ticker(name) in granted}
         self._feed.subscribed(
-            books={name for name in plan.instruments if channels.book(name) in granted},
-            tickers={name for name in plan.instruments if channels.ticker(name) in granted},
-            trades=plan.trades in granted,
+            self.number,
+            books=books,
+            tickers=tickers,
+            refused=new.instruments - (books & tickers),
+            trades=any(channels.is_trades(channel) for channel in granted),
+            lifecycle=any(channels.is_lifecycle(channel) for channel in granted),
             exchange_us=exchange_us,
         )
-        self._log.info("subscribed", instruments=len(plan.instruments), channels=len(granted))
-        await self._resync_books(session)
+        self._log.info("subscribed", instruments=len(books & tickers), channels=len(granted))
+
+    async def _unsubscribe(self, session: Session) -> None:
+        extra = self._held - self._assigned.channels
+        if not extra:
+            return
+        await session.unsubscribe(sorted(extra))
+        self._held -= extra
+        self.health.channels = len(self._held)
+        names = frozenset(
+            sub.instrument for c in extra if (sub := self._subscriptions.pop(c, None)) and sub.instrument is not None
+        )
+        for name in names:
+            self._books.pop(name, None)
+            self._snapshot_due_s.pop(name, None)
+        self._feed.left(self.number, names, trades=any(channels.is_trades(channel) for channel in extra))
+        self._log.info("unsubscribed", instruments=len(names), channels=len(extra))
 
     async def _resync_books(self, session: Session) -> None:
         """Give broken books a snapshot: unsubscribe and subscribe, since a second subscribe alone brings none."""
-        while True:
-            try:
-                async with asyncio.timeout(SNAPSHOT_PATIENCE_S):
-                    await self._broken.wait()
-            except TimeoutError:
-                pass
-            self._broken.clear()
-            now_s = time.monotonic()
-            overdue = [name for name, since_s in self._waiting_since_s.items() if since_s <= now_s]
-            if not overdue:
-                continue
-            for name in overdue:
-                self._waiting_since_s[name] = now_s + SNAPSHOT_PATIENCE_S
-                self._books[name].forget()
-            names = [channels.book(name) for name in overdue]
-            await session.unsubscribe(names)
-            granted, _ = await session.subscribe(names)
-            if len(granted) < len(names):
-                self._log.warning("subscribe.left_out", count=len(names) - len(granted))
-
-    def _session_ended(self, cause: Literal["disconnect", "silence"], detail: str) -> None:
-        granted_at_s, self._granted_at_s = self._granted_at_s, None
-        if granted_at_s is None:
+        now_s = time.monotonic()
+        overdue = [name for name, due_s in self._snapshot_due_s.items() if due_s <= now_s]
+        if not overdue:
             return
-        if time.monotonic() - granted_at_s >= USEFUL_AFTER_S and self.health.last_message_us:
-            self._backoff.reset()
-        self._feed.disconnected(cause=cause, since_us=self.health.last_message_us or self._now_us(), detail=detail)
+        for name in overdue:
+            self._snapshot_due_s[name] = now_s + SNAPSHOT_PATIENCE_S
+            self._books[name].forget()
+        names = [channels.book(name) for name in overdue]
+        await session.unsubscribe(names)
+        granted, _ = await session.subscribe(names)
+        if lost := set(names) - granted:
+            self._held -= lost
+            self._log.warning("subscribe.left_out", count=len(lost), channels=sorted(lost)[:NAMES_IN_A_LINE])
 
-    def _subscriptions_of(self, plan: Plan) -> dict[str, Subscription]:
+    def _subscriptions_of(self, assignment: Assignment) -> dict[str, Subscription]:
         found: dict[str, Subscription] = {}
-        for name in plan.instruments:
+        for name in assignment.instruments:
             found[channels.book(name)] = Subscription("book", name, decode_book, self._on_book)
             found[channels.ticker(name)] = Subscription("ticker", name, decode_ticker, self._on_ticker)
-        if plan.trades:
-            found[plan.trades] = Subscription("trades", None, decode_trades, self._on_trades)
-        if plan.instrument_state:
-            found[plan.instrument_state] = Subscription("other", None, decode_state, self._feed.instrument_state)
-        if plan.instrument_creation:
-            found[plan.instrument_creation] = Subscription(
-                "other", None, decode_created, self._feed.instrument_created
-            )
+        for channel in assignment.wide:
+            if channels.is_trades(channel):
+                found[channel] = Subscription("trades", None, decode_trades, self._on_trades)
+            elif channels.is_state(channel):
+                found[channel] = Subscription("other", None, decode_state, self._feed.instrument_state)
+            elif channels.is_creation(channel):
+                found[channel] = Subscription("other", None, decode_created, self._feed.instrument_created)
+            else:
+                found[channel] = Subscription("other", None, decode_platform, self._on_platform)
         return found
 
     # The hot path: one call of _on_notification for each message.
@@ -235,7 +323,8 @@ class Connection:
         health.last_message_us = now_us
 
     def _on_ticker(self, data: TickerData, now_us: int) -> None:
-        self._feed.ticker(data, now_us)
+        self.health.lag_us = now_us - data.timestamp * 1000
+        self._feed.ticker(self.number, data, now_us)
 
     def _on_book(self, data: BookData, now_us: int) -> None:
         instrument = data.instrument_name
@@ -246,16 +335,23 @@ class Connection:
             prev_change_id = data.prev_change_id
             if data.is_snapshot:
                 prev_change_id = None
-                self._waiting_since_s.pop(instrument, None)
-            self._feed.quote(instrument, data.timestamp, book.top, data.change_id, prev_change_id, now_us)
+                self._snapshot_due_s.pop(instrument, None)
+            self._feed.quote(
+                self.number, instrument, data.timestamp, book.top, data.change_id, prev_change_id, now_us
+            )
         elif applied is Applied.BROKEN:
             assert last is not None
             assert data.prev_change_id is not None
-            self._feed.book_broken(instrument, self.health.last_message_us, last + 1, data.prev_change_id)
-            self._ask_resync(instrument)
+            since_us = self.health.last_message_us
+            self._feed.book_broken(self.number, instrument, since_us, last + 1, data.prev_change_id)
+            self.resync(instrument)
 
     def _on_trades(self, trades: list[TradeData], now_us: int) -> None:
         self._feed.trades(trades, now_us, self.health.last_message_us or now_us)
+
+    def _on_platform(self, data: PlatformData, _now_us: int) -> None:
+        if facts := data.facts():
+            self._feed.platform(facts)
 
     def _on_garbage(self, frame: bytes, reason: str, *, garbage: bool) -> None:
         """A frame that is no message may still show whose it was."""
@@ -266,16 +362,12 @@ class Connection:
         else:
             self._reject(frame, reason, "unknown" if garbage else "other", None)
 
-    def _reject(self, frame: bytes, reason: str, family: str, instrument: str | None) -> None:
+    def _reject(self, frame: bytes, reason: str, family: Family, instrument: str | None) -> None:
         since_us = self.health.last_message_us or self._now_us()
-        self._feed.rejected(frame, reason, family=family, instrument=instrument, since_us=since_us)
+        self._feed.rejected(self.number, frame, reason, family=family, instrument=instrument, since_us=since_us)
         if family == "book" and instrument is not None:
             self._books[instrument].forget()
-            self._ask_resync(instrument)
-
-    def _ask_resync(self, instrument: str) -> None:
-        self._waiting_since_s[instrument] = 0.0
-        self._broken.set()
+            self.resync(instrument)
 
 
 def _expect(found: str, expected: str) -> None:

@@ -173,6 +173,24 @@ class InstrumentStateData(Struct, gc=False):
     timestamp: Milliseconds  # ms
 
 
+class PlatformData(Struct, gc=False):
+    """`platform_state` and `platform_state.public_methods_state`; both say only what changed, over and over."""
+
+    price_index: str | None = None
+    locked: bool | str | None = None  # documented as text, seen as a bool
+    maintenance: bool | None = None
+    allow_unauthenticated_public_requests: bool | None = None
+
+    def facts(self) -> dict[str, bool]:
+        """Return what is said, by name."""
+        found = {
+            "maintenance": self.maintenance,
+            "public_methods": self.allow_unauthenticated_public_requests,
+            f"locked {self.price_index or 'all'}": None if self.locked is None else self.locked in (True, "true"),
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
 class BookSummary(Struct, gc=False):
     """A row of `get_book_summary_by_currency`: the only reply that has everyone's open interest."""
 
@@ -190,6 +208,7 @@ decode_ticker: Callable[[bytes], Notification[TickerData]] = _notification_decod
 decode_trades: Callable[[bytes], Notification[list[TradeData]]] = _notification_decoder(list[TradeData])
 decode_created: Callable[[bytes], Notification[InstrumentData]] = _notification_decoder(InstrumentData)
 decode_state: Callable[[bytes], Notification[InstrumentStateData]] = _notification_decoder(InstrumentStateData)
+decode_platform: Callable[[bytes], Notification[PlatformData]] = _notification_decoder(PlatformData)
 decode_instruments = msgspec.json.Decoder(list[InstrumentData]).decode
 decode_summaries = msgspec.json.Decoder(list[BookSummary]).decode
 decode_names = msgspec.json.Decoder(list[str]).decode

@@ -17,6 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from recorder.deribit.messages import Envelope, decode_envelope, decode_names, peek_channel
+from recorder.deribit.pacer import Pacer
 from recorder.runtime.version import version
 
 HEARTBEAT_INTERVAL_S = 10  # the least Deribit allows; a test_request then comes every 10.6 s
@@ -29,9 +30,6 @@ RECEIVE_QUEUE_FRAMES = 1024  # past it the socket is not read: TCP holds the res
 # The exchange takes 500 channels and 32 kB a call.
 SUBSCRIBE_MOST_CHANNELS = 400
 SUBSCRIBE_MOST_BYTES = 30_000
-# A subscribe costs 3,000 of 30,000 credits that refill at 10,000/s.
-SUBSCRIBE_BURST_CALLS = 8
-SUBSCRIBE_PACE_S = 0.35
 
 Notify = Callable[[str, bytes], None]
 
@@ -70,13 +68,13 @@ class Reply(msgspec.Struct, frozen=True):
 class Session:
     """Use it through `open_session`, which reads the socket in the background."""
 
-    def __init__(self, socket: ClientConnection, notify: Notify, reject: Reject) -> None:
+    def __init__(self, socket: ClientConnection, notify: Notify, reject: Reject, pacer: Pacer) -> None:
         self._socket = socket
         self._notify = notify
         self._reject = reject
         self._ids = itertools.count(1)
         self._waiting: dict[int | str, asyncio.Future[Envelope]] = {}
-        self._subscribe_calls: list[float] = []
+        self._pacer = pacer
         self._last_heartbeat_s = time.monotonic()
         self._answers: set[asyncio.Task[None]] = set()
 
@@ -113,7 +111,7 @@ class Session:
         granted: set[str] = set()
         us_out = None
         for chunk in chunks(channels):
-            await self._pace()
+            await self._pacer.wait()
             reply = await self.call("public/subscribe", channels=chunk)
             granted.update(decode_names(reply.result))
             us_out = reply.us_out
@@ -123,7 +121,7 @@ class Session:
         """Unsubscribe likewise; returns the channels that really were subscribed."""
         left: set[str] = set()
         for chunk in chunks(channels):
-            await self._pace()
+            await self._pacer.wait()
             left.update(decode_names((await self.call("public/unsubscribe", channels=chunk)).result))
         return left
 
@@ -184,16 +182,11 @@ class Session:
         with contextlib.suppress(ConnectionClosed, TimeoutError, RpcError):  # read() and watch() end the session
             await self.call("public/test")
 
-    async def _pace(self) -> None:
-        now = time.monotonic()
-        self._subscribe_calls = [at for at in self._subscribe_calls if now - at < 30 * SUBSCRIBE_PACE_S]
-        if len(self._subscribe_calls) >= SUBSCRIBE_BURST_CALLS:
-            await asyncio.sleep(max(0.0, self._subscribe_calls[-1] + SUBSCRIBE_PACE_S - now))
-        self._subscribe_calls.append(time.monotonic())
-
 
 @contextlib.asynccontextmanager
-async def open_session(url: str, *, notify: Notify, reject: Reject) -> AsyncIterator[Session]:
+async def open_session(
+    url: str, *, notify: Notify, reject: Reject, pacer: Pacer | None = None
+) -> AsyncIterator[Session]:
     """Connect, and read in the background while the body runs.
 
     The body is cancelled, and its context left with the reason, when the socket closes or falls silent.
@@ -202,6 +195,7 @@ async def open_session(url: str, *, notify: Notify, reject: Reject) -> AsyncIter
         url: `wss://…/ws/api/v2`.
         notify: called for each notification with its channel, not validated, and the frame; it must not block.
         reject: called for each frame that is no message, with the reason.
+        pacer: shared by all sessions from one IP; a session alone has its own.
 
     Raises:
         OSError, TimeoutError, websockets.exceptions.WebSocketException: no connection, or it was lost.
@@ -221,7 +215,7 @@ async def open_session(url: str, *, notify: Notify, reject: Reject) -> AsyncIter
         # Inflating costs as much CPU a message as everything else together; the feed is below 1 MB/s.
         compression=None,
     ) as socket:
-        session = Session(socket, notify, reject)
+        session = Session(socket, notify, reject, pacer or Pacer())
         async with _ended_by_first() as tasks:
             tasks.create_task(session.read())
             await session.start_heartbeat()

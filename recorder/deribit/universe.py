@@ -1,41 +1,47 @@
-"""Which instruments to record: the top N by open interest, fetched from the exchange and remembered."""
+"""Which instruments there are, and which of them to record: the top N by open interest, followed as they change."""
 
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
-from recorder.deribit.messages import (
-    BookSummary,
-    InstrumentData,
-    decode_instruments,
-    decode_summaries,
-)
-from recorder.deribit.session import RpcError, Session
+from recorder.deribit.messages import BookSummary, InstrumentData, decode_instruments, decode_summaries
+from recorder.deribit.session import Reply, RpcError
 from recorder.runtime import disk
 from recorder.runtime.logging import Logger
 
-MAX_AGE_S = 3600.0
+# What the exchange says of an instrument that is over. Everything else, also what is not known yet, is live: an
+# option has expired when the exchange says so, never by the local clock.
+ENDED_STATES = frozenset({"delivered", "archivized", "closed", "terminated"})
+# An instrument that is chosen stays so until it ranks this much below the edge, so that the set does not flap.
+HYSTERESIS = 0.2
+
+Call = Callable[..., Awaitable[Reply]]
 
 
 @dataclass(frozen=True)
 class Listing:
     """The instruments of one kind and currency, as the exchange listed them."""
 
-    instruments: tuple[InstrumentData, ...]
-    open_interest: dict[str, float]
-    exchange_us: int | None  # when the exchange sent the list; None if it did not say
+    instruments: dict[str, InstrumentData] = field(default_factory=dict)
+    open_interest: dict[str, float] = field(default_factory=dict)
+    exchange_us: int | None = None  # when the exchange sent the list; None if it did not say
+
+    @property
+    def live(self) -> list[InstrumentData]:
+        """Those that are not over."""
+        return [data for data in self.instruments.values() if data.state not in ENDED_STATES]
 
 
-def choose(listing: Listing, top_n: int) -> tuple[str, ...]:
-    """Return the `top_n` instruments (0: all) by open interest.
+def choose(listing: Listing, top_n: int, chosen: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the `top_n` live instruments (0: all) by open interest, keeping those chosen before near the edge.
 
-    A median of 124 of the top 830 ETH options have none: ties are broken by expiry, strike and type, so that
-    the same listing always gives the same choice.
+    A median of 124 of the top 830 ETH options have none: ties are broken by expiry, strike and type, so that the
+    same listing always gives the same choice.
     """
 
     def rank(data: InstrumentData) -> tuple[float, int, float, str, str]:
@@ -47,58 +53,70 @@ def choose(listing: Listing, top_n: int) -> tuple[str, ...]:
             data.instrument_name,
         )
 
-    ranked = sorted(listing.instruments, key=rank)
-    return tuple(data.instrument_name for data in (ranked[:top_n] if top_n else ranked))
+    ranked = [data.instrument_name for data in sorted(listing.live, key=rank)]
+    if not top_n:
+        return tuple(ranked)
+    before = set(chosen)
+    near = set(ranked[: top_n + round(top_n * HYSTERESIS)])
+    kept = [name for name in ranked if name in before & near][:top_n]
+    filled = set(kept) | set([name for name in ranked if name not in before & near][: top_n - len(kept)])
+    return tuple(name for name in ranked if name in filled)
 
 
 class Universe:
-    """The listing, at most an hour old where the exchange allows; a stale one is better than none."""
+    """The listing as it is now: fetched, kept up to date by what the exchange announces, and remembered."""
 
     def __init__(self, *, currency: str, kind: str, cache: Path, source: str, log: Logger) -> None:
         """Remember listings in the file `cache`; `source` (the exchange's URL) says whose they are."""
+        self.listing = Listing()
         self._currency, self._kind = currency, kind
         self._cache = cache
         self._key = f"{source} {currency} {kind}"
         self._log = log
-        self._listing: Listing | None = None
-        self._fetched_s = 0.0
 
-    async def listing(self, session: Session) -> Listing:
-        """Return the listing, fetched anew if it is older than an hour.
+    async def fetch(self, call: Call) -> None:
+        """Fetch the list and its open interest; where that is refused the remembered list serves.
 
         Raises:
             RpcError, TimeoutError, msgspec.DecodeError: it could not be had, and none is remembered.
         """
-        if self._listing is not None and time.monotonic() - self._fetched_s < MAX_AGE_S:
-            return self._listing
+        asked = {"currency": self._currency, "kind": self._kind}
         try:
-            self._listing = await self._fetch(session)
-            self._fetched_s = time.monotonic()
+            instruments = await call("public/get_instruments", **asked, expired=False)
+            summaries = await call("public/get_book_summary_by_currency", **asked)
+            self.listing = Listing(
+                _of_kind(decode_instruments(instruments.result), self._kind),
+                _open_interest(decode_summaries(summaries.result)),
+                instruments.us_out,
+            )
         except (RpcError, TimeoutError, msgspec.DecodeError) as exc:
-            stale = self._listing or self._remembered()
+            stale = self.listing if self.listing.instruments else self._remembered()
             self._log.warning("universe.stale", error=str(exc) or type(exc).__name__, remembered=stale is not None)
             if stale is None:
                 raise
-            self._listing = stale
+            self.listing = stale
         else:
-            await asyncio.to_thread(self._remember, self._listing)
-        return self._listing
+            await asyncio.to_thread(self._remember, self.listing)
 
-    async def _fetch(self, session: Session) -> Listing:
-        asked = {"currency": self._currency, "kind": self._kind}
-        instruments = await session.call("public/get_instruments", **asked, expired=False)
-        summaries = await session.call("public/get_book_summary_by_currency", **asked)
-        return Listing(
-            instruments=_of_kind(decode_instruments(instruments.result), self._kind),
-            open_interest=_open_interest(decode_summaries(summaries.result)),
-            exchange_us=instruments.us_out,
-        )
+    async def rank_anew(self, call: Call) -> None:
+        """Fetch open interest alone.
+
+        Raises:
+            RpcError, TimeoutError, msgspec.DecodeError: it could not be had; the old ranks stand.
+        """
+        summaries = await call("public/get_book_summary_by_currency", currency=self._currency, kind=self._kind)
+        self.listing = replace(self.listing, open_interest=_open_interest(decode_summaries(summaries.result)))
+
+    def add(self, data: InstrumentData) -> None:
+        """Take in a new listing, or an instrument in a new state."""
+        if data.kind in ("", self._kind):
+            self.listing.instruments[data.instrument_name] = data
 
     def _remember(self, listing: Listing) -> None:
         content = {
             "key": self._key,
             "fetched_unix_s": time.time(),
-            "instruments": listing.instruments,
+            "instruments": list(listing.instruments.values()),
             "open_interest": listing.open_interest,
         }
         try:
@@ -116,11 +134,11 @@ class Universe:
             open_interest = {str(name): float(value) for name, value in content["open_interest"].items()}
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return Listing(tuple(instruments), open_interest, None)
+        return Listing(_of_kind(instruments, self._kind), open_interest)
 
 
-def _of_kind(instruments: Sequence[InstrumentData], kind: str) -> tuple[InstrumentData, ...]:
-    return tuple(data for data in instruments if data.kind in ("", kind))
+def _of_kind(instruments: Sequence[InstrumentData], kind: str) -> dict[str, InstrumentData]:
+    return {data.instrument_name: data for data in instruments if data.kind in ("", kind)}
 
 
 def _open_interest(summaries: Iterable[BookSummary]) -> dict[str, float]:

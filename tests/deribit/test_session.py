@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
+from websockets.frames import Close
+from websockets.http11 import Response
 
 from recorder.deribit import connection as connection_module
 from recorder.deribit import session as session_module
-from recorder.deribit.connection import Connection, Plan
+from recorder.deribit import trouble
+from recorder.deribit.connection import Assignment, Connection
 from recorder.deribit.messages import InstrumentData
-from recorder.deribit.session import RpcError, Session, Silent, chunks, open_session
+from recorder.deribit.pacer import Pacer
+from recorder.deribit.session import Reply, RpcError, Silent, chunks, open_session
 from recorder.deribit.universe import Listing, Universe, choose
 from recorder.runtime.logging import get_logger
 from recorder.simulator.options import Options
@@ -114,15 +119,14 @@ async def accepts_and_closes() -> AsyncIterator[tuple[str, list[float]]]:
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", times
 
 
-async def no_plan(_session: Session) -> Plan:
-    return Plan(())
+def connect(url: str, feed: "FeedOfNothing") -> Connection:
+    return Connection(0, url, feed=feed, pacer=Pacer(), changed=nothing, now_us=lambda: 1, log=get_logger("test"))
 
 
 async def test_a_server_that_accepts_and_closes_is_not_stormed() -> None:
     """A handshake is no success: the delay grows all the same."""
     async with accepts_and_closes() as (url, times):
-        ours = Connection(url, feed=FeedOfNothing(), plan=no_plan, now_us=lambda: 1, log=get_logger("test"))
-        task = asyncio.create_task(ours.run())
+        task = asyncio.create_task(connect(url, FeedOfNothing()).run())
         await asyncio.sleep(4)
         task.cancel()
 
@@ -150,10 +154,8 @@ async def test_a_book_that_gets_no_snapshot_is_subscribed_anew(monkeypatch: pyte
     async with serving(Options(port=0, instruments=5, rate=200)) as exchange:
         names = await option_names(exchange.url)
 
-        async def plan(_session: Session) -> Plan:
-            return Plan(tuple(names))
-
-        ours = Connection(exchange.url, feed=feed, plan=plan, now_us=lambda: 1, log=get_logger("test"))
+        ours = connect(exchange.url, feed)
+        ours.assign(Assignment(frozenset(names)))
         task = asyncio.create_task(ours.run())
         while "book_broken" not in feed.calls:
             exchange.skip_change(names[0])
@@ -167,46 +169,86 @@ async def test_a_book_that_gets_no_snapshot_is_subscribed_anew(monkeypatch: pyte
 
 async def option_names(url: str) -> list[str]:
     async with open_session(url, notify=nothing, reject=nothing) as session:
-        universe = Universe(currency="ETH", kind="option", cache=Path("u.json"), source=url, log=get_logger("test"))
-        return list(choose(await universe.listing(session), 0))
+        ours = universe(url, Path("u.json"))
+        await ours.fetch(session.call)
+        return list(choose(ours.listing, 0))
+
+
+def universe(source: str, cache: Path) -> Universe:
+    return Universe(currency="ETH", kind="option", cache=cache, source=source, log=get_logger("test"))
 
 
 def listing(**open_interest: float) -> Listing:
-    rows = [
-        InstrumentData(name, kind="option", strike=float(n), expiration_timestamp=n % 2, option_type="call")
+    rows = {
+        name: InstrumentData(name, kind="option", strike=float(n), expiration_timestamp=n % 2, option_type="call")
         for n, name in enumerate(sorted(open_interest))
-    ]
-    return Listing(tuple(rows), open_interest, None)
+    }
+    return Listing(rows, open_interest)
 
 
 def test_the_choice_is_by_open_interest_and_stable_on_ties() -> None:
     """Most first; equals by expiry, strike, type; 0 is all; the order of the reply does not matter."""
     some = listing(a=0, b=5, c=0, d=9, e=0)
-    turned = Listing(some.instruments[::-1], some.open_interest, None)
+    turned = Listing(dict(reversed(some.instruments.items())), some.open_interest)
 
     assert choose(some, 3) == ("d", "b", "a")
     assert choose(turned, 5) == choose(some, 0) == ("d", "b", "a", "c", "e")
 
 
+def test_who_is_chosen_stays_so_near_the_edge() -> None:
+    """A rank a little below the edge does not cost a place; one far below, or an expiry, does."""
+    names = {f"i{n:02d}": 100.0 - n for n in range(20)}
+    before = choose(listing(**names), 10)
+    slipped = listing(**{**names, "i09": 88.5})  # from 10th to 12th
+    fallen = listing(**{**names, "i09": 1.0})
+
+    assert set(choose(slipped, 10, before)) == set(before)
+    assert set(choose(slipped, 10)) == set(before) - {"i09"} | {"i10"}
+    assert set(choose(fallen, 10, before)) == set(before) - {"i09"} | {"i10"}
+    slipped.instruments["i00"].state = "delivered"
+    assert set(choose(slipped, 10, before)) == set(before) - {"i00"} | {"i10"}
+
+
+class Refusing:
+    """An exchange that has had enough of us."""
+
+    async def call(self, method: str, **_params: object) -> Reply:
+        raise RpcError(method, 10028, "too_many_requests", b"null")
+
+
 async def test_a_stale_list_is_better_than_none(tmp_path: Path) -> None:
     """When the exchange refuses, the remembered list serves, if it is of the same exchange and market."""
-
-    class Refusing:
-        async def call(self, method: str, **_params: object) -> None:
-            raise RpcError(method, 10028, "too_many_requests", b"null")
-
-    def universe(source: str) -> Universe:
-        return Universe(
-            currency="ETH", kind="option", cache=tmp_path / "u.json", source=source, log=get_logger("test")
-        )
-
+    fresh, stale = universe("here", tmp_path / "u.json"), universe("here", tmp_path / "u.json")
     async with (
         serving(Options(port=0, instruments=20)) as exchange,
         open_session(exchange.url, notify=nothing, reject=nothing) as session,
     ):
-        fresh = await universe("here").listing(session)
-    stale = await universe("here").listing(Refusing())  # type: ignore[arg-type]
+        await fresh.fetch(session.call)
+    await stale.fetch(Refusing().call)
 
-    assert choose(stale, 0) == choose(fresh, 0)
+    assert choose(stale.listing, 0) == choose(fresh.listing, 0)
     with pytest.raises(RpcError):
-        await universe("elsewhere").listing(Refusing())  # type: ignore[arg-type]
+        await universe("elsewhere", tmp_path / "u.json").fetch(Refusing().call)
+
+
+@pytest.mark.parametrize(
+    ("reason", "what", "least_s"),
+    [
+        (ConnectionRefusedError("refused"), "network", 0),
+        (Silent(), "silent", 0),
+        (RpcError("m", 10028, "too_many_requests", b"null"), "too_many_requests", 10),
+        (RpcError("m", 11056, "disabled", b"null"), "unauthenticated_disabled", 30),
+        (RpcError("m", 11051, "system_maintenance", b"null"), "maintenance", 5),
+        (ConnectionClosedError(Close(1008, "connection_too_slow"), None), "too_slow", 0),
+        (ConnectionClosedError(None, None), "closed", 0),
+        (InvalidStatus(Response(429, "Too Many Requests", Headers())), "too_many_connections", 30),
+        (InvalidStatus(Response(503, "Service Unavailable", Headers())), "maintenance", 5),
+    ],
+)
+def test_trouble_has_a_name_and_a_least_delay(reason: Exception, what: str, least_s: float) -> None:
+    """Each is told apart, and none is made worse by trying again too soon."""
+    name, detail = trouble.explain(reason)
+
+    assert name == what
+    assert detail
+    assert trouble.least_delay_s(name) == least_s

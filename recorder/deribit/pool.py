@@ -1,0 +1,179 @@
+"""As many connections as the channels need, each instrument on one (or two) of them, whatever happens to any."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from websockets.exceptions import WebSocketException
+
+from recorder.deribit.connection import Assignment, Connection
+from recorder.deribit.feed import Feed
+from recorder.deribit.pacer import Pacer
+from recorder.deribit.session import Reply
+from recorder.deribit.spread import Placement, connections_needed, moves, place
+from recorder.runtime.logging import Logger
+
+# How often a move is looked after: the new connection flows within a window or two.
+_MOVE_POLL_S = 0.25
+# Calls are asked of another connection when one is lost in the middle of them.
+_CALL_TRIES = 3
+
+
+class Pool:
+    """Keeps connections and says what each carries."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        feed: Feed,
+        flows_on: Callable[[str, int], bool],
+        # Limits
+        max_channels: int,
+        redundancy: int,
+        # Edges
+        now_us: Callable[[], int],
+        log: Logger,
+    ) -> None:
+        """`flows_on(instrument, connection)` tells whether an instrument's book is whole on a connection."""
+        self.connections: list[Connection] = []
+        self.connected_once = asyncio.Event()
+        self._url = url
+        self._feed = feed
+        self._flows_on = flows_on
+        self._max_channels = max_channels
+        self._redundancy = redundancy
+        self._now_us = now_us
+        self._log = log
+        self._pacer = Pacer()
+        self._wanted: tuple[str, ...] = ()
+        self._wide: tuple[str, ...] = ()
+        self._placement: Placement = {}
+        self._wide_placement: Placement = {}
+        self._moves: dict[str, tuple[int, int]] = {}  # instrument -> from, to: carried by both meanwhile
+        self._changed = asyncio.Event()
+        self._one_is_open = asyncio.Event()
+
+    @property
+    def connected(self) -> int:
+        """How many connections are open."""
+        return sum(connection.health.connected for connection in self.connections)
+
+    def want(self, instruments: Iterable[str], wide: Iterable[str]) -> None:
+        """Say what is to be carried: instruments (book and ticker each), and channels that are of many."""
+        self._wanted, self._wide = tuple(instruments), tuple(wide)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Keep the connections until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._grow(group)
+                self._settle()
+                self._changed.clear()
+                try:
+                    async with asyncio.timeout(_MOVE_POLL_S if self._moves else None):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+
+    async def call(self, method: str, **params: Any) -> Reply:
+        """Make a call on any connection that is open; waits for one.
+
+        Raises:
+            RpcError: the exchange refused it.
+            TimeoutError: it was not answered.
+        """
+        for _ in range(_CALL_TRIES):
+            await self._one_is_open.wait()
+            connection = min(
+                (c for c in self.connections if c.health.connected), key=lambda c: c.health.channels, default=None
+            )
+            if connection is None:
+                continue
+            try:
+                return await connection.call(method, **params)
+            except (OSError, WebSocketException):
+                await asyncio.sleep(0)  # lost meanwhile: another one
+        raise TimeoutError(f"{method}: the connection was lost {_CALL_TRIES} times")
+
+    async def leave(self) -> None:
+        """Leave every channel before a clean stop."""
+        await asyncio.gather(*(connection.leave() for connection in self.connections))
+
+    def _grow(self, group: asyncio.TaskGroup) -> None:
+        needed = connections_needed(
+            len(self._wanted),
+            max_channels=self._max_channels,
+            redundancy=self._redundancy,
+            wide_channels=len(self._wide),
+        )
+        while len(self.connections) < needed:
+            connection = Connection(
+                len(self.connections),
+                self._url,
+                feed=self._feed,
+                pacer=self._pacer,
+                changed=self._on_changed,
+                now_us=self._now_us,
+                log=self._log,
+            )
+            self.connections.append(connection)
+            group.create_task(connection.run())
+
+    def _on_changed(self) -> None:
+        if self.connected:
+            self.connected_once.set()
+            self._one_is_open.set()
+        else:
+            self._one_is_open.clear()
+        self._settle()
+        self._changed.set()
+
+    def _settle(self) -> None:
+        """Say what each connection carries. At once when one is lost: its instruments are handed to the others."""
+        usable = [connection.number for connection in self.connections if not connection.health.failed]
+        self._finish_moves(usable)
+        self._placement = place(self._placement, self._wanted, usable=usable, redundancy=self._redundancy)
+        self._wide_placement = place(self._wide_placement, self._wide, usable=usable, redundancy=self._redundancy)
+        if not self._moves:
+            self._begin_moves([number for number in usable if self.connections[number].health.connected])
+        for connection in self.connections:
+            number = connection.number
+            connection.assign(
+                Assignment(
+                    frozenset(name for name, carriers in self._placement.items() if number in carriers),
+                    frozenset(name for name, carriers in self._wide_placement.items() if number in carriers),
+                )
+            )
+
+    def _begin_moves(self, usable: list[int]) -> None:
+        """Even out the load: first make (both carry it), and when the new one flows, break."""
+        found = moves(self._placement, usable=usable)
+        if found:
+            placement = dict(self._placement)
+            for name, source, target in found:
+                self._moves[name] = (source, target)
+                placement[name] |= {target}
+            self._placement = placement
+            self._log.info("moves.begun", instruments=len(found))
+
+    def _finish_moves(self, usable: list[int]) -> None:
+        placement = dict(self._placement)
+        for name, (source, target) in list(self._moves.items()):
+            carriers = placement.get(name, frozenset())
+            if name not in placement or source not in carriers or source not in usable:
+                del self._moves[name]  # nothing left to break
+                self._resync_if_alone(name, target)
+            elif target not in usable or target not in carriers:
+                del self._moves[name]
+                placement[name] = carriers - {target}
+            elif self._flows_on(name, target):
+                del self._moves[name]
+                placement[name] = carriers - {source}
+        self._placement = placement
+
+    def _resync_if_alone(self, name: str, target: int) -> None:
+        """The old one was lost before the new one flowed: its snapshot, then passed over, is needed after all."""
+        if not self._flows_on(name, target) and target < len(self.connections):
+            self.connections[target].resync(name)
