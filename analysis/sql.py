@@ -28,6 +28,8 @@ def sql(root: str, statement: str, form: Form) -> None:
     connection = open_tape(root)
     try:
         relation = connection.sql(statement)
+        if relation is None:  # an empty statement
+            raise BadQuery("there is nothing to run", remedy="tables are listed by: SHOW TABLES")
         if form == "table":
             relation.show(max_width=shutil.get_terminal_size((120, 40)).columns, max_rows=100)
             return
@@ -35,7 +37,10 @@ def sql(root: str, statement: str, form: Form) -> None:
     except duckdb.Error as exc:
         raise BadQuery(str(exc).strip().replace("\n", " | "), remedy="tables are listed by: SHOW TABLES") from exc
     if form == "csv":
-        pa.csv.write_csv(table, sys.stdout.buffer)
+        try:
+            pa.csv.write_csv(table, sys.stdout.buffer)
+        except pa.ArrowInvalid as exc:
+            raise BadQuery(f"this does not fit into CSV: {exc}", remedy="use --json") from exc
     else:
         json.dump([_plain(row) for row in table.to_pylist()], sys.stdout, default=str)
         sys.stdout.write("\n")

@@ -22,6 +22,7 @@ class Buffer:
         self.limit_rows = limit_rows
         self.peak_rows = 0
         self.dropped = 0
+        self.durable = 0  # rows that reached the disk
         self._schema = SCHEMAS[stream_kind(stream) or ""]
         self._rows: list[Row] = []
         self._chunks: list[pa.RecordBatch] = []
@@ -43,6 +44,11 @@ class Buffer:
             self._make_chunk()
         return True
 
+    @property
+    def position(self) -> int:
+        """How many rows were ever taken: `durable` reaches it when all of them are on disk."""
+        return self.durable + len(self)
+
     def take(self) -> list[pa.RecordBatch]:
         """Hand the waiting rows to a flush round; they count against the bound until `settle`."""
         self.peak_rows = max(self.peak_rows, len(self))
@@ -55,7 +61,9 @@ class Buffer:
         """End a round: `left` are the rows that did not reach the disk; they go first next time."""
         self.peak_rows = max(self.peak_rows, len(self))
         self._chunks = [*left, *self._chunks]
-        self._room_rows += self._in_flight_rows - _count(left)
+        written = self._in_flight_rows - _count(left)
+        self._room_rows += written
+        self.durable += written
         self._in_flight_rows = 0
 
     def _make_chunk(self) -> None:

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from recorder.runtime import command_line, settings
+from recorder.runtime.errors import SettingsError
 from recorder.runtime.exit_codes import ExitCode
-from recorder.settings import RecorderSettings
+from recorder.settings import RecorderSettings, wrong_url
 from recorder.simulator import options as simulator_options
 
 EXAMPLES = """examples:
@@ -65,6 +66,8 @@ def _seconds(text: str) -> float:
 
 def _record(args: argparse.Namespace) -> int:
     loaded = settings.load(RecorderSettings, vars(args), os.environ)
+    if problems := wrong_url(loaded):
+        raise SettingsError(problems)
     from recorder.record import record  # noqa: PLC0415 - heavy
     from recorder.runtime import logging  # noqa: PLC0415
 

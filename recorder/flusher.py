@@ -122,8 +122,10 @@ class Flusher:
         self._log.warning("clock.stepped", by_s=step_us / 1e6)
         before_us = self._clock.now_us()
         await self._flush()
-        await self.seal()
         self._clock.set()
+        # What came during that flush has the old time: it is taken before anything comes with the new one.
+        await self._flush()
+        await self.seal()
         self._intake.clock_stepped(step_us, before_us)
 
     def _report(self, result: Round) -> None:

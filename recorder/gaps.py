@@ -53,16 +53,19 @@ class GapLog:
     def __init__(self, emit: Callable[[Row], object], taken_up: Iterable[Gap] = ()) -> None:
         """Begin with the gaps that the tape says are open."""
         self._emit = emit
-        self._open: dict[str, Gap] = {gap.gap_id: gap for gap in taken_up}
+        # By stream and instrument, then by id: found for every trade, however many are open.
+        self._open: dict[tuple[str, str | None], dict[str, Gap]] = {}
+        for gap in taken_up:
+            self._of(gap)[gap.gap_id] = gap
 
     def find(self, *, stream: str, instrument: str | None = None) -> list[Gap]:
         """Return the open gaps of a stream; those of one instrument, or (None) those that concern every one."""
-        return [gap for gap in self._open.values() if gap.stream == stream and gap.instrument == instrument]
+        return list(self._open.get((stream, instrument), {}).values())
 
     @property
     def open_gaps(self) -> list[Gap]:
-        """Every open gap, oldest first."""
-        return list(self._open.values())
+        """Every open gap."""
+        return [gap for gaps in self._open.values() for gap in gaps.values()]
 
     def open(
         self,
@@ -78,7 +81,7 @@ class GapLog:
     ) -> Gap:
         """Open a gap; `started_us` is the last moment at which nothing was missing yet."""
         gap = Gap(str(uuid.uuid4()), stream, instrument, cause, started_us, None, first_missing, last_missing, detail)
-        self._open[gap.gap_id] = gap
+        self._of(gap)[gap.gap_id] = gap
         self._emit(gap.row("open", now_us, first=first_missing, last=last_missing))
         return gap
 
@@ -93,5 +96,16 @@ class GapLog:
         if ended_us is not None:
             gap.ended_us = ended_us
         gap.state_no += 1
-        del self._open[gap.gap_id]
+        del self._of(gap)[gap.gap_id]
         self._emit(gap.row(fate, now_us, first=gap.first_missing, last=gap.last_missing))
+
+    def settle_runs(self, gap: Gap, runs: Iterable[tuple[Fate, int, int]], *, now_us: int) -> None:
+        """Give the numbers of a gap their fates, one row for each run (fate, first, last), in order."""
+        gap.ended_us = gap.ended_us or now_us
+        del self._of(gap)[gap.gap_id]
+        for fate, first, last in runs:
+            gap.state_no += 1
+            self._emit(gap.row(fate, now_us, first=first, last=last))
+
+    def _of(self, gap: Gap) -> dict[str, Gap]:
+        return self._open.setdefault((gap.stream, gap.instrument), {})

@@ -16,6 +16,7 @@ ALL = ""
 
 # What ends when the stream flows again; the others (overflow, rejected) end by themselves.
 _INTERRUPTIONS = ("disconnect", "silence", "crash", "stopped")
+_UNTIL_ROW = ("overflow", "disk_full", "rejected")
 _NOBODY: frozenset[int] = frozenset()
 
 
@@ -36,7 +37,12 @@ class Lane:
         self.disk_full = False  # the last flush round failed for want of space
         self._gaps = gaps
         self._refetchable = refetchable
-        self._overflow: Gap | None = None
+        # Gaps that end with the next row that is accepted; those of a run that ended before it are taken up.
+        self._until_row: dict[str, Gap] = {
+            gap.cause: gap
+            for gap in gaps.find(stream=self.stream)
+            if gap.cause in _UNTIL_ROW and gap.ended_us is None
+        }
         self._flowing: dict[str, set[int]] = {}
         self._broken = {
             gap.instrument: gap
@@ -47,19 +53,27 @@ class Lane:
         self._resuming = bool(self._interruptions())
         self._resumed: set[str] = set()
         self._expected: frozenset[str] = frozenset()
-        self._patience_ends_us: int | None = None  # None until a session was granted its channels
+        self._awaited: dict[
+            str, int
+        ] = {}  # instruments that were subscribed and have brought nothing, and since when
 
     def add(self, row: Row, now_us: int) -> bool:
         """Take a row; False if it was dropped, which the overflow gap tells."""
         if self.buffer.add(row):
-            if self._overflow is not None:
-                self._finish(self._overflow, now_us)
-                self._overflow = None
+            if self._until_row:
+                for gap in self._until_row.values():
+                    self._finish(gap, now_us)
+                self._until_row.clear()
             return True
-        if self._overflow is None:
-            cause: Cause = "disk_full" if self.disk_full else "overflow"
-            self._overflow = self._gaps.open(self.stream, None, cause, started_us=now_us, now_us=now_us)
+        self.missed("disk_full" if self.disk_full else "overflow", since_us=now_us, now_us=now_us)
         return False
+
+    def missed(self, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
+        """Something is missed, of whichever instrument, until the next row that is accepted. Told once."""
+        if cause not in self._until_row:
+            self._until_row[cause] = self._gaps.open(
+                self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail
+            )
 
     # Who brings it
 
@@ -70,6 +84,7 @@ class Lane:
     def flows(self, connection: int, instrument: str, now_us: int) -> None:
         """An instrument is whole on a connection from here on: a snapshot, a good ticker, a granted channel."""
         self._flowing.setdefault(instrument, set()).add(connection)
+        self._awaited.pop(instrument, None)
         gap = self._broken.pop(instrument, None)
         if gap is not None:
             self._finish(gap, now_us)
@@ -120,41 +135,43 @@ class Lane:
 
     # Interruptions of the whole stream
 
-    def expect(self, instruments: Iterable[str]) -> None:
-        """Say which instruments are to flow before an interruption of all is over."""
+    def expect(self, instruments: Iterable[str], now_us: int) -> None:
+        """Say which instruments are to flow. The gap of one that is not among them any more ends here."""
         self._expected = frozenset(instruments)
+        for name in [name for name in self._broken if name not in self._expected and not self.carriers(name)]:
+            self._finish(self._broken.pop(name), now_us)
+        for name in self._awaited.keys() - self._expected:
+            del self._awaited[name]
 
     def interrupted(self, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
         """The stream stopped for every instrument. An interruption that lasts is told once."""
         self._resuming = True
         self._resumed.clear()
-        self._patience_ends_us = None
         if not any(self._interruptions()):
             self._gaps.open(self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail)
 
-    def granted(self, now_us: int) -> None:
-        """A session was granted channels of this stream: from now on what stays silent is waited for with an end."""
-        if self._resuming and self._patience_ends_us is None:
-            self._patience_ends_us = now_us + RESUME_PATIENCE_US
+    def subscribed(self, instruments: Iterable[str], now_us: int) -> None:
+        """These were subscribed (or refused): from now on they are waited for, with an end."""
+        for name in instruments:
+            if not self.carriers(name):
+                self._awaited.setdefault(name, now_us)
 
     def tick(self, now_us: int) -> None:
         """Stop waiting for instruments that stay silent: each gets a gap row of its own."""
-        if not self._resuming or self._patience_ends_us is None or now_us < self._patience_ends_us:
-            return
-        oldest_us = min((gap.started_us for gap in self._interruptions()), default=now_us)
-        for name in sorted(self._expected - self._resumed):
-            self._break(name, "disconnect", since_us=oldest_us, now_us=now_us, detail="nothing came since")
+        overdue = [name for name, since_us in self._awaited.items() if now_us - since_us > RESUME_PATIENCE_US]
+        for name in overdue:
+            since_us = min([gap.started_us for gap in self._interruptions()], default=self._awaited[name])
+            self._break(
+                name, "silence", since_us=since_us, now_us=now_us, detail="nothing came since it was subscribed"
+            )
+            del self._awaited[name]
             self._resumed.add(name)
-        self._check_resumed(now_us)
+        if overdue and self._resuming:
+            self._check_resumed(now_us)
 
     def stopped_cleanly(self) -> bool:
         """Whether a clean stop told where the stream ends, and nothing has begun again since."""
         return any(gap.cause == "stopped" for gap in self._interruptions())
-
-    def missed(self, cause: Cause, *, since_us: int, now_us: int, detail: str) -> None:
-        """Something was missed in [since, now] and nothing after it: a gap that is over when it is told."""
-        gap = self._gaps.open(self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail)
-        self._finish(gap, now_us)
 
     def missed_one(self, instrument: str, *, since_us: int, now_us: int, ids: tuple[int, int]) -> None:
         """One instrument missed these ids in [since, now] and nothing after: told unless a gap of its own lasts."""

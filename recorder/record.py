@@ -1,21 +1,27 @@
 """`recorder record`: wires connections, intake, and tape, and stops them in the right order."""
 
 import asyncio
+import os
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
 from recorder.clock import Clock
+from recorder.deribit.history import History
 from recorder.deribit.pool import Pool
 from recorder.deribit.universe import Universe
 from recorder.errors import ExchangeNotReached
 from recorder.flusher import Flusher
+from recorder.healer import Healer
 from recorder.intake import Intake
 from recorder.rejects import Rejects
 from recorder.runtime import signals
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.errors import DiskError
+from recorder.runtime.exit_codes import ExitCode
 from recorder.runtime.logging import Logger, get_logger
 from recorder.runtime.version import software
 from recorder.segments.recovery import recover
@@ -27,6 +33,8 @@ from recorder.tape_state import TapeState, last_row_us
 from recorder.watchlist import Watchlist
 
 QUIET_WARNING_US = 10_000_000
+# A trade that no host could give for a day is not to be had.
+TRADES_LOST_AFTER_S = 86_400.0
 
 
 def record(settings: RecorderSettings, *, run_for_s: float | None, connect_timeout_s: float | None) -> None:
@@ -36,6 +44,8 @@ def record(settings: RecorderSettings, *, run_for_s: float | None, connect_timeo
         DataDirInUse, DiskError, ExchangeNotReached: with their exit codes.
     """
     log = get_logger("recorder")
+    asked = threading.Event()
+    signals.on_stop(asked.set)
     data_dir = DataDir(settings.data_dir)
     name = settings.recorder_name or data_dir.recorder_name() or default_recorder_name()
     with data_dir.lock(name), _disk_errors(data_dir):
@@ -49,7 +59,7 @@ def record(settings: RecorderSettings, *, run_for_s: float | None, connect_timeo
                 damage=[str(damage) for damage in recovered.damage],
             )
         recorder = Recorder(settings, data_dir, name, log)
-        asyncio.run(recorder.run(run_for_s=run_for_s, connect_timeout_s=connect_timeout_s))
+        asyncio.run(recorder.run(run_for_s=run_for_s, connect_timeout_s=connect_timeout_s, stop_asked=asked.is_set))
 
 
 class Recorder:
@@ -114,6 +124,19 @@ class Recorder:
             chosen=self._intake.chosen,
             log=log,
         )
+        self._healer = Healer(
+            self._intake,
+            History(
+                call=self._pool.call,
+                history_url=settings.deribit_history_url,
+                currency=settings.currency,
+                kind=settings.kind,
+            ),
+            void_after_s=settings.trade_void_after_sec,
+            lost_after_s=TRADES_LOST_AFTER_S,
+            now_us=self._clock.now_us,
+            log=log,
+        )
 
     @property
     def received(self) -> int:
@@ -124,48 +147,60 @@ class Recorder:
         """Ask for a clean stop; on the event loop only."""
         self._stop_asked.set()
 
-    async def run(self, *, run_for_s: float | None, connect_timeout_s: float | None) -> None:
+    async def run(
+        self,
+        *,
+        run_for_s: float | None,
+        connect_timeout_s: float | None,
+        stop_asked: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Record until a signal, or for `run_for_s` seconds; then flush, seal, and return.
 
         Raises:
             ExchangeNotReached: not within `connect_timeout_s`.
-            DiskError: rows were left that the disk did not take within STOP_TIMEOUT_SEC.
         """
         loop, stop = asyncio.get_running_loop(), self._stop_asked
         signals.on_stop(lambda: loop.call_soon_threadsafe(self.stop))
+        if stop_asked():  # while what was left by a crash was recovered
+            self.stop()
         signals.on_hangup(lambda: loop.call_soon_threadsafe(self._flusher.ask_seal))
         failure: ExchangeNotReached | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(part.run()) for part in (self._pool, self._watchlist)]
+                tasks = [group.create_task(part.run()) for part in (self._pool, self._watchlist, self._healer)]
                 tasks.append(group.create_task(self._watch()))
                 flushing = group.create_task(self._flusher.run(stop))
                 if run_for_s is not None:
                     loop.call_later(run_for_s, self.stop)
                 if connect_timeout_s is not None:
-                    failure = await self._reach_exchange(connect_timeout_s, stop)
+                    failure = await self._reach_exchange(connect_timeout_s)
                 await stop.wait()
+                too_long = loop.call_later(self._settings.stop_timeout_sec, self._abandon)
                 await self._pool.leave()
                 for task in tasks:
                     task.cancel()
                 await flushing
             await self._finish()
+            too_long.cancel()
         finally:
             self._flusher.close()
         if failure is not None:
             raise failure
 
-    async def _reach_exchange(self, timeout_s: float, stop: asyncio.Event) -> ExchangeNotReached | None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._pool.connected_once.wait()
-        except TimeoutError:
-            stop.set()
-            return ExchangeNotReached(
-                f"{self._settings.deribit_ws_url} was not reached within {timeout_s:g} s",
-                remedy="check the network and DERIBIT_WS_URL, or leave out --connect-timeout to keep trying",
-            )
-        return None
+    async def _reach_exchange(self, timeout_s: float) -> ExchangeNotReached | None:
+        """Wait until the exchange is reached, or a stop is asked for; stop if it takes too long."""
+        reached = asyncio.ensure_future(self._pool.connected_once.wait())
+        stopped = asyncio.ensure_future(self._stop_asked.wait())
+        done, waiting = await asyncio.wait({reached, stopped}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for future in waiting:
+            future.cancel()
+        if done:
+            return None
+        self.stop()
+        return ExchangeNotReached(
+            f"{self._settings.deribit_ws_url} was not reached within {timeout_s:g} s",
+            remedy="check the network and DERIBIT_WS_URL, or leave out --connect-timeout to keep trying",
+        )
 
     async def _watch(self) -> None:
         """Say every minute how it goes, and soon when nothing comes."""
@@ -205,19 +240,22 @@ class Recorder:
                 buffer.peak_rows = 0
 
     async def _finish(self) -> None:
+        """Flush and seal; `_abandon` ends it if the disk does not let it end."""
         self._intake.stopped(self._last_message_us())
-        try:
-            async with asyncio.timeout(self._settings.stop_timeout_sec):
-                while not await self._flusher.round():  # noqa: ASYNC110 - a disk announces nothing
-                    await asyncio.sleep(1.0)
-                await self._flusher.seal()
-        except TimeoutError as exc:
-            waiting = sum(len(buffer) for buffer in self._intake.buffers)
-            raise DiskError(
-                f"{waiting} rows could not be written within {self._settings.stop_timeout_sec:g} s and are lost",
-                remedy="see the log for what the disk refused",
-            ) from exc
+        # Once more where a gap's fate had to wait for its trades to be durable.
+        while not await self._flusher.round() or self._intake.settling:  # noqa: ASYNC110 - no event: a disk
+            await asyncio.sleep(0.2)
+        await self._flusher.seal()
         self._log.info("stopped", messages=self._intake.received)
+
+    def _abandon(self) -> None:
+        """End at once: a call to a disk that hangs cannot be interrupted, and nothing waits for it for ever."""
+        waiting = sum(len(buffer) for buffer in self._intake.buffers)
+        timeout_s = self._settings.stop_timeout_sec
+        what = f"the disk did not let the stop end within {timeout_s:g} s; {waiting} rows are lost"
+        sys.stderr.write(f"error: {what}; see the log for what it refused\n")
+        sys.stderr.flush()
+        os._exit(ExitCode.DISK)
 
     def _last_message_us(self) -> int:
         return max((c.health.last_message_us for c in self._pool.connections), default=0) or self._clock.now_us()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 MOST_BYTES = 256 * 1024 * 1024
-MOST_WAITING = 10_000
+MOST_WAITING_BYTES = 16 * 1024 * 1024
 LOG_EVERY_US = 60_000_000
 
 
@@ -16,6 +16,7 @@ class Rejects:
         self.count = 0
         self._folder = folder
         self._waiting: list[dict[str, str]] = []
+        self._waiting_bytes = 0
         self._size_bytes: int | None = None  # of the folder; unknown until the first write
         self._logged_us = -LOG_EVERY_US
         self._logged_count = 0
@@ -25,14 +26,15 @@ class Rejects:
         """Keep a frame; past the bound it is counted only."""
         self.count += 1
         self.newest_reason = reason
-        if len(self._waiting) < MOST_WAITING:
+        if self._waiting_bytes + len(frame) <= MOST_WAITING_BYTES:
+            self._waiting_bytes += len(frame) + 200
             received_at = datetime.fromtimestamp(now_us / 1e6, UTC).isoformat()
             text = frame.decode("utf-8", errors="backslashreplace")
             self._waiting.append({"received_at": received_at, "reason": reason, "frame": text})
 
     def take(self) -> list[dict[str, str]]:
         """Hand over what waits."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         return waiting
 
     def write(self, waiting: list[dict[str, str]]) -> None:

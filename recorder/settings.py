@@ -3,6 +3,7 @@
 import re
 import socket
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
@@ -40,9 +41,26 @@ class RecorderSettings(CommonSettings, frozen=True, kw_only=True):
         int, Meta(ge=2, le=10_000, description="most channels one connection carries")
     ] = 400
     redundancy: Annotated[int, Meta(ge=1, le=2, description="on how many connections each instrument is")] = 1
+    trade_void_after_sec: Annotated[
+        float, Meta(gt=0, le=86400, description="a trade_seq that both hosts lack for this long never existed")
+    ] = 600.0
     stop_timeout_sec: Annotated[float, Meta(gt=0, le=3600, description="a clean stop takes at most this long")] = 20.0
     metrics_host: Annotated[str, Meta(min_length=1, description="where /metrics and /healthz listen")] = "127.0.0.1"
     metrics_port: Annotated[Port | None, Meta(description="their port, or off")] = None
+
+
+def wrong_url(settings: RecorderSettings) -> list[str]:
+    """Return what no pattern can see: a port that is none."""
+    problems = []
+    for name in ("deribit_ws_url", "deribit_history_url"):
+        url = getattr(settings, name)
+        try:
+            parts = urlsplit(url)
+            if not parts.hostname or parts.port == 0:
+                raise ValueError("it names no host, or port 0")
+        except ValueError as exc:
+            problems.append(f"{name.upper()}={url}: {exc}")
+    return problems
 
 
 def default_recorder_name() -> str:

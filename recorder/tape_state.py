@@ -63,7 +63,11 @@ class TapeState:
         """Take a sealed segment in; False if it is of a stream that is not followed."""
         if stream not in (GAPS_STREAM, self._trades_stream):
             return False
-        checked = read_segment(path)
+        try:
+            checked = read_segment(path)
+        except OSError:
+            self.damaged.append(path)
+            return False
         if not checked.sealed:
             self.damaged.append(path)
         if checked.schema is not None:
@@ -122,7 +126,9 @@ class TapeState:
         for row in rows:
             known = self._gaps.get(row["gap_id"])
             if row["status"] != "open":
-                self._gaps.pop(row["gap_id"], None)
+                # The runs of a gap are written together, in order: with the last number every one has its fate.
+                if known is None or known.last_missing is None or row["last_missing"] == known.last_missing:
+                    self._gaps.pop(row["gap_id"], None)
             elif known is None or known.state_no <= row["state_no"]:
                 self._gaps[row["gap_id"]] = Gap(
                     gap_id=row["gap_id"],
@@ -145,7 +151,10 @@ def last_row_us(data_dir: DataDir, stream: str) -> int | None:
         OSError: a segment cannot be read.
     """
     for path in reversed(sealed_files(data_dir, stream)):
-        checked = read_segment(path)
+        try:
+            checked = read_segment(path)
+        except OSError:
+            continue  # named by TapeState, or by doctor
         if checked.rows:
             return datetime_to_us(checked.table["received_at"][-1].as_py())
     return None

@@ -54,12 +54,27 @@ class TradesHad:
             return
         had.holes = _merge([*had.holes, (trade_seq, trade_seq)])
 
+    def begin(self, instrument: str, newest: int) -> None:
+        """Owe everything of an instrument that follows `newest` (0: from its first trade), if nothing is had yet."""
+        self.by_instrument.setdefault(instrument, Had(newest + 1, newest))
+
+    def owe(self, instrument: str, first: int, last: int) -> None:
+        """Know that [first, last] exist: what of it is not had is a hole from now on."""
+        had = self.by_instrument.setdefault(instrument, Had(first, first - 1))
+        if first < had.first:
+            had.holes = _merge([(first, had.first - 1), *had.holes])
+            had.first = first
+        if last > had.newest:
+            had.holes = _merge([*had.holes, (had.newest + 1, last)])
+            had.newest = last
+
     def missing(self, instrument: str, first: int, last: int) -> list[tuple[int, int]]:
         """Return what of [first, last] is not had, as inclusive ranges."""
         had = self.by_instrument.get(instrument)
         if had is None:
             return [(first, last)]
-        return [(max(a, first), min(b, last)) for a, b in had.holes if a <= last and b >= first]
+        holes = [*had.holes, (had.newest + 1, last)]  # what is beyond the newest is not had either
+        return [(max(a, first), min(b, last)) for a, b in holes if max(a, first) <= min(b, last)]
 
     def fold(self, rows: Iterable[tuple[str, int]]) -> None:
         """Take over trades that a segment holds."""

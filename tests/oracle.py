@@ -124,7 +124,7 @@ def sent(journal: Path) -> Iterator[tuple[int, str, Any]]:
     with journal.open() as lines:
         for line in lines:
             entry = json.loads(line)
-            if "message" in entry and isinstance(entry["message"], dict):
+            if "event" not in entry:  # an event tells of what was not sent, or not as a message
                 params = entry["message"]["params"]
                 yield entry["connection"], params["channel"], params["data"]
 

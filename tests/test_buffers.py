@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recorder.buffers import Buffer, Warner
-from recorder.gaps import GapLog
+from recorder.gaps import Gap, GapLog
 from recorder.lanes import ALL, RESUME_PATIENCE_US, Lane
 from tests.segment_tools import NOON_US, QUOTES, quote_rows
 
@@ -89,7 +89,7 @@ def test_an_overflow_is_one_gap_from_the_first_drop_to_the_next_accepted_row() -
 def test_an_interruption_ends_when_every_instrument_flows_again() -> None:
     """One gap for all, from the last message to the last first snapshot; a second loss meanwhile is the same gap."""
     quotes, rows = lane()
-    quotes.expect({"A", "B"})
+    quotes.expect({"A", "B"}, NOON_US)
     for name in ("A", "B"):
         quotes.flows(0, name, NOON_US - 1)
     quotes.lost(0, "disconnect", since_us=NOON_US, now_us=NOON_US + 5)
@@ -104,7 +104,7 @@ def test_an_interruption_ends_when_every_instrument_flows_again() -> None:
 def test_a_connection_of_several_opens_gaps_for_its_own_instruments() -> None:
     """What flows on another connection has none, and each gap ends by itself."""
     quotes, rows = lane()
-    quotes.expect({"A", "B", "C"})
+    quotes.expect({"A", "B", "C"}, NOON_US)
     for connection, name in ((0, "A"), (0, "B"), (1, "B"), (1, "C")):
         quotes.flows(connection, name, NOON_US)
     quotes.lost(0, "disconnect", since_us=NOON_US + 1, now_us=NOON_US + 2)
@@ -130,7 +130,7 @@ def test_a_hole_on_one_of_two_connections_is_none() -> None:
 def test_what_is_left_on_purpose_is_no_gap() -> None:
     """A move, and an instrument that is no longer chosen, lose nothing."""
     quotes, rows = lane()
-    quotes.expect({"A"})
+    quotes.expect({"A"}, NOON_US)
     for connection, name in ((0, "A"), (1, "A"), (0, "B")):
         quotes.flows(connection, name, NOON_US)
     quotes.left(0, ["A", "B"], NOON_US + 1)
@@ -143,28 +143,62 @@ def test_who_stays_silent_does_not_hold_up_the_others() -> None:
     """After a while a silent instrument gets a gap of its own, which ends when it flows."""
     quotes, rows = lane()
     quotes.interrupted("crash", since_us=NOON_US, now_us=NOON_US)
-    quotes.expect({"A", "B"})
-    quotes.granted(NOON_US + 1)
+    quotes.expect({"A", "B"}, NOON_US)
+    quotes.subscribed({"A", "B"}, NOON_US + 1)
     quotes.flows(0, "A", NOON_US + 2)
-    later_us = RESUME_PATIENCE_US + 1
+    later_us = RESUME_PATIENCE_US + 2
     quotes.tick(NOON_US + later_us)
     quotes.flows(0, "B", NOON_US + later_us + 5)
 
     assert states(rows) == [
         (None, 0, "crash", "open", 0, None),
-        ("B", 0, "disconnect", "open", 0, None),
+        ("B", 0, "silence", "open", 0, None),
         (None, 1, "crash", "lost", 0, later_us),
-        ("B", 1, "disconnect", "lost", 0, later_us + 5),
+        ("B", 1, "silence", "lost", 0, later_us + 5),
     ]
 
 
 def test_trades_that_may_still_be_fetched_stay_open() -> None:
     """Their gap ends in time, not in fate."""
     trades, rows = lane(refetchable=True)
-    trades.expect([ALL])
+    trades.expect([ALL], NOON_US)
     trades.interrupted("disconnect", since_us=NOON_US, now_us=NOON_US)
     trades.flows(0, ALL, NOON_US + 3)
 
     assert states(rows) == [(None, 0, "disconnect", "open", 0, None), (None, 1, "disconnect", "open", 0, 3)]
     trades.lost(0, "disconnect", since_us=NOON_US + 8, now_us=NOON_US + 9)
     assert states(rows)[2:] == [(None, 0, "disconnect", "open", 8, None)]
+
+
+def test_an_overflow_that_outlasts_its_run_ends_in_the_next() -> None:
+    """The gap is taken up from the tape, and the first accepted row ends it."""
+    quotes, rows = lane(1)
+    for offset, row in enumerate(ROWS[:2]):
+        quotes.add(row, NOON_US + offset)
+    gap = Gap(rows[0][3], QUOTES, None, "overflow", NOON_US + 1)
+    told: list[tuple[Any, ...]] = []
+    Lane(Buffer(QUOTES, 10), GapLog(told.append, [gap]), refetchable=False).add(ROWS[2], NOON_US + 50)
+
+    assert states(told) == [(None, 1, "overflow", "lost", 1, 50)]
+
+
+def test_a_flood_of_rejected_frames_is_one_gap() -> None:
+    """From the first to the next good row; what comes in between adds no rows."""
+    tickers, rows = lane()
+    for offset in range(1000):
+        tickers.missed("rejected", since_us=NOON_US, now_us=NOON_US + offset)
+    tickers.add(ROWS[0], NOON_US + 2000)
+
+    assert states(rows) == [(None, 0, "rejected", "open", 0, None), (None, 1, "rejected", "lost", 0, 2000)]
+
+
+def test_the_gap_of_an_instrument_that_left_ends_with_it() -> None:
+    """Nobody waits for ever for a book that is no longer recorded."""
+    quotes, rows = lane()
+    quotes.expect({"A", "B"}, NOON_US)
+    quotes.flows(0, "A", NOON_US)
+    quotes.flows(0, "B", NOON_US)
+    quotes.stops(0, "A", "sequence_break", since_us=NOON_US, now_us=NOON_US + 1)
+    quotes.expect({"B"}, NOON_US + 7)
+
+    assert states(rows) == [("A", 0, "sequence_break", "open", 0, None), ("A", 1, "sequence_break", "lost", 0, 7)]

@@ -14,7 +14,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
 from recorder.simulator import session
-from recorder.simulator.live import Live
 from recorder.simulator.options import Options
 from recorder.simulator.run import serving
 from recorder.simulator.server import MOST_CONNECTIONS, Exchange
@@ -265,7 +264,7 @@ async def test_two_connections_have_whole_chains_of_their_own() -> None:
         channels = [f"book.{name}.100ms" for name in names(exchange)]
         for deribit in (one, two):
             await deribit.subscribe(*channels)
-        await asyncio.sleep(3)
+        await asyncio.sleep(2)
         for deribit in (one, two):
             assert (await deribit.call("public/unsubscribe_all"))["result"] == "ok"
 
@@ -281,11 +280,10 @@ async def test_two_connections_have_whole_chains_of_their_own() -> None:
 
 async def test_trades_are_numbered_per_instrument_and_kept(exchange: Exchange) -> None:
     """A sweep arrives in one array with one millisecond and numbers in a row; history has the same trades."""
-    assert isinstance(exchange.feed, Live)
     name = names(exchange)[0]
     async with client(exchange) as deribit:
         await deribit.subscribe(WIDE_TRADES)
-        exchange.feed.print_trades(name, 1500)
+        exchange.print_trades(name, 1500)
         live: list[Any] = []
         while len(live) < 1500:
             live += [trade for trade in await deribit.data(WIDE_TRADES) if trade["instrument_name"] == name]
@@ -309,9 +307,8 @@ async def test_trades_are_numbered_per_instrument_and_kept(exchange: Exchange) -
 
 async def test_history_pages_by_sequence_time_and_currency(exchange: Exchange) -> None:
     """Bounds are inclusive; the newest come first unless asked otherwise; a page holds at most 1,000."""
-    assert isinstance(exchange.feed, Live)
     name = names(exchange)[0]
-    exchange.feed.print_trades(name, 30)
+    exchange.print_trades(name, 30)
     newest = exchange.feed.trades.of(name)[-1].seq
     by_name = {"instrument_name": name}
     _, last = await get(exchange, "public/get_last_trades_by_instrument", **by_name, count=3)
@@ -346,13 +343,12 @@ async def test_http_refuses_what_needs_a_socket(exchange: Exchange) -> None:
 
 async def test_new_and_expired_options_are_told(exchange: Exchange) -> None:
     """A listing and a delivery come on the lifecycle channels, and the chain follows."""
-    assert isinstance(exchange.feed, Live)
     old = names(exchange)[0]
     async with client(exchange) as deribit:
         await deribit.subscribe("instrument.state.option.ETH", "instrument.creation.option.ETH")
-        [new] = exchange.feed.list_options(1)
+        [new] = exchange.list_options(1)
         created = await deribit.data("instrument.creation.option.ETH")
-        exchange.feed.expire_options([old])
+        exchange.expire_options([old])
         state = await deribit.data("instrument.state.option.ETH")
         granted = await deribit.subscribe(f"book.{new}.100ms", f"book.{old}.100ms")
         await deribit.call("public/test")
@@ -470,4 +466,4 @@ async def test_the_journal_has_what_was_received_in_its_order(tmp_path: Path) ->
 
     assert messages == deribit.frames
     assert len(messages) > 100
-    assert events == ["open", "subscribed", "unsubscribed", "close"]
+    assert [event for event in events if event != "unsent_trade"] == ["open", "subscribed", "unsubscribed", "close"]

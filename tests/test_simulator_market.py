@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from recorder.runtime.errors import SettingsError
 from recorder.simulator import wire
 from recorder.simulator.book import ASK, BID, Book, Change, merge
 from recorder.simulator.chain import expiries, parse_name
-from recorder.simulator.faults import parse, spoil
+from recorder.simulator.faults import RULES, grammar, parse, spoil
 from recorder.simulator.limits import Limits
 from recorder.simulator.live import window_us
 from recorder.simulator.market import Market, Step
@@ -88,9 +89,9 @@ def test_trade_sequences_have_no_hole() -> None:
     traded = market(count=100, rate=2000.0)
     live(traded, 8)
     for name in traded.options:
-        seqs = [trade.seq for trade in traded.trades.of(name)]
+        seqs = [trade.seq for trade in traded.hosts.history.of(name)]
         assert seqs == list(range(seqs[0], seqs[0] + len(seqs))) if seqs else True
-    assert len(traded.trades.of(None)) > 60
+    assert len(traded.hosts.history.of(None)) > 60
 
 
 def test_expired_options_leave_by_themselves() -> None:
@@ -225,7 +226,9 @@ def arguments(*flags: str) -> argparse.Namespace:
 def test_flags_become_options() -> None:
     """Every flag reaches its option; what is not given keeps its default."""
     options = Options.from_args(arguments("--port", "0", "--rate", "2000", "--for", "5", "--currency", "btc"))
+    keeps = Options.from_args(arguments("--main-keeps", "60")).main_keeps
 
+    assert keeps == 60
     assert (options.port, options.rate, options.for_s, options.currency) == (0, 2000.0, 5.0, "BTC")
     assert Options.from_args(arguments()) == Options()
     assert Options(instruments=100).messages_per_s == pytest.approx(130)
@@ -250,7 +253,18 @@ def test_a_rate_that_no_window_can_carry_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["x:every=1", "gap:every=0", "gap:soon=1", "silence:at=1", "gap:at=1,for=2", "gap:for=2"]
+    "spec",
+    [
+        "x:every=1",
+        "gap:every=0",
+        "gap:soon=1",
+        "silence:at=1",
+        "gap:at=1,for=2",
+        "gap:for=2",
+        "gap:at=1,count=2",
+        "list:at=1,count=2.5",
+        "maintenance:every=9",
+    ],
 )
 def test_a_wrong_fault_is_refused(spec: str) -> None:
     """Unknown kinds and keys, zero, and missing times are errors."""
@@ -265,6 +279,24 @@ def test_faults_come_when_they_were_ordered() -> None:
     assert [every.due_s(times) for times in range(3)] == [3, 6, 9]
     assert [once.due_s(times) for times in range(2)] == [10, None]
     assert [both.due_s(times) for times in range(2)] == [1, 6]
+
+
+def test_a_storm_has_a_size() -> None:
+    """`count` is a default of the kind unless it is given; a market's faults need a market."""
+    given, usual, none = parse("sweep:at=1,count=30;expire:at=1;kill:at=1")
+
+    assert (given.count, usual.count, none.count) == (30, 128, None)
+    with pytest.raises(SettingsError, match="without list, lock"):
+        Options.from_args(arguments("--capture", __file__, "--faults", "kill:at=1;list:at=2;lock:at=1,for=1"))
+
+
+def test_every_fault_is_explained() -> None:
+    """A line of --help for each, with what it takes."""
+    lines = {line.split()[0].rstrip(","): line for line in grammar().splitlines() if re.match(r"  \w", line)}
+
+    assert lines.keys() == RULES.keys()
+    assert "count=1500" in lines["sweep"]
+    assert ", for " in lines["maintenance"]
 
 
 def test_every_spoilt_form_is_another() -> None:

@@ -38,7 +38,20 @@ def test_a_jump_tells_what_it_skipped() -> None:
     assert had.add(NAME, 10) is True
     assert had.add(NAME, 11) is True
     assert had.add(NAME, 15) == (12, 14)
-    assert had.missing(NAME, 1, 20) == [(12, 14)]
+    assert had.missing(NAME, 1, 15) == [(12, 14)]
+    assert had.missing(NAME, 14, 20) == [(14, 14), (16, 20)]
     assert had.add(NAME, 13) is True
-    assert had.missing(NAME, 1, 20) == [(12, 12), (14, 14)]
+    assert had.missing(NAME, 1, 15) == [(12, 12), (14, 14)]
     assert had.add(NAME, 13) is False
+
+
+def test_what_is_owed_is_missing_until_it_is_had() -> None:
+    """Numbers that are known to exist are holes, below, above, and of instruments never seen."""
+    had = TradesHad()
+    had.begin(NAME, 5)
+    assert had.add(NAME, 8) == (6, 7)
+    had.owe(NAME, 4, 10)
+    assert had.missing(NAME, 4, 10) == [(4, 7), (9, 10)]
+    had.owe("ETH-2", 3, 4)
+    assert had.missing("ETH-2", 3, 4) == [(3, 4)]
+    assert [had.add("ETH-2", seq) for seq in (4, 3, 3)] == [True, True, False]

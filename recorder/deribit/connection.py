@@ -189,13 +189,13 @@ class Connection:
         self._changed()
 
     def _session_ended(self, cause: Literal["disconnect", "silence"], detail: str) -> None:
-        self._session = None
+        was_open, self._session = self._session is not None, None
         self.health.connected, self.health.failed, self.health.channels = False, True, 0
         if self._useful_at_s is not None:
             if time.monotonic() >= self._useful_at_s and self.health.last_message_us:
                 self._backoff.reset()
             self._useful_at_s = None
-        if self._held:
+        if was_open:  # what it brought before its last grant was answered was recorded too
             since_us = self.health.last_message_us or self._now_us()
             self._feed.disconnected(self.number, cause=cause, since_us=since_us, detail=detail)
         self._changed()

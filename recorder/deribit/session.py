@@ -27,6 +27,8 @@ OPEN_TIMEOUT_S = 10.0
 MAX_FRAME_BYTES = 32 * 1024 * 1024  # a full instrument list is 5.1 MB; the library's default is 1 MiB
 RECEIVE_QUEUE_FRAMES = 1024  # past it the socket is not read: TCP holds the rest back
 
+LATEST_US = 253_402_300_799_999_999  # the end of the year 9999: no time is later
+
 # The exchange takes 500 channels and 32 kB a call.
 SUBSCRIBE_MOST_CHANNELS = 400
 SUBSCRIBE_MOST_BYTES = 30_000
@@ -99,7 +101,8 @@ class Session:
         if envelope.error is not None:
             error = envelope.error
             raise RpcError(method, error.code, error.message, bytes(error.data))
-        return Reply(envelope.result, envelope.usOut)
+        us_out = envelope.usOut
+        return Reply(envelope.result, us_out if us_out is not None and 0 <= us_out <= LATEST_US else None)
 
     async def subscribe(self, channels: Iterable[str]) -> tuple[set[str], int | None]:
         """Subscribe in calls of allowed size and pace.

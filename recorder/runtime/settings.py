@@ -25,7 +25,8 @@ KNOWN_NAMES = frozenset({
     "DERIBIT_WS_URL", "DERIBIT_HISTORY_URL", "CURRENCY", "KIND", "TOP_N_INSTRUMENTS", "DATA_DIR",
     "RECORDER_NAME", "FLUSH_INTERVAL_SEC", "SEGMENT_MAX_AGE_SEC", "SEGMENT_MAX_MB", "BUFFER_SIZE_QUOTES",
     "BUFFER_SIZE_TRADES", "BUFFER_SIZE_TICKERS", "MAX_CHANNELS_PER_CONNECTION", "REDUNDANCY",
-    "STOP_TIMEOUT_SEC", "METRICS_HOST", "METRICS_PORT", "LOADER_METRICS_PORT", "LOG_LEVEL", "LOG_FORMAT",
+    "STOP_TIMEOUT_SEC", "TRADE_VOID_AFTER_SEC",
+    "METRICS_HOST", "METRICS_PORT", "LOADER_METRICS_PORT", "LOG_LEVEL", "LOG_FORMAT",
     "DATABASE_URL", "ARCHIVE_URL", "ARCHIVE_COMPRESSION", "DB_PASSWORD", "GRAFANA_PASSWORD",
 })
 # fmt: on
@@ -125,7 +126,11 @@ def _has_password(value: str) -> bool:
 def _read_env_file(path: Path, problems: list[str]) -> dict[str, str]:
     if not path.is_file():
         return {}
-    found = {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
+    try:
+        found = {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
+    except (OSError, UnicodeDecodeError) as exc:
+        problems.append(f"{path}: cannot be read: {exc}")
+        return {}
     problems.extend(
         f"{path}: unknown setting {name}; the known ones are listed in .env.example"
         for name in found

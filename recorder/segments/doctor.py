@@ -47,8 +47,12 @@ def examine(data_dir: DataDir, examined: Examined) -> Iterator[Finding]:
     ids: dict[str, Path] = {}
     for stream in streams(data_dir):
         for path in sealed_files(data_dir, stream):
-            checked = read_segment(path)
             examined.segments += 1
+            try:
+                checked = read_segment(path)
+            except OSError as exc:
+                yield Finding(path, f"cannot be read: {exc.strerror or exc}", damage=True)
+                continue
             examined.rows += checked.rows
             yield from _examine_sealed(path, stream, checked)
             if checked.identity is not None:
@@ -125,11 +129,17 @@ def _examine_live(path: Path, checked: Checked) -> Iterator[Finding]:
 def _write_salvage(data_dir: DataDir, checked: Checked) -> Path:
     assert checked.schema is not None
     assert checked.identity is not None
-    identity = replace(checked.identity, segment_id=str(uuid.uuid4()), salvages=checked.identity.segment_id)
+    # The same damage gives the same id: a repair that is repeated after it failed half-way makes no second copy.
+    origin = f"{checked.identity.segment_id} {checked.rows} {checked.crc32}"
+    segment_id = str(uuid.uuid5(uuid.NAMESPACE_OID, origin))
+    identity = replace(checked.identity, segment_id=segment_id, salvages=checked.identity.segment_id)
     start_us = datetime_to_us(checked.table["received_at"][0].as_py())
     name = SegmentName(start_us, identity.recorder, 1)
     folder = data_dir.sealed_dir(identity.stream, name.date)
     while (path := folder / f"{name}{SEALED_SUFFIX}").exists():
+        there = read_segment(path)
+        if there.sealed and there.identity is not None and there.identity.segment_id == segment_id:
+            return path
         name = replace(name, seq=name.seq + 1)
     data = encode_segment(checked.schema, identity, [group.batch for group in checked.groups])
     draft = data_dir.live_dir(identity.stream) / f"{name}.salvage.tmp"

@@ -71,13 +71,30 @@ def streams(data_dir: DataDir) -> list[str]:
 
 
 def sealed_files(data_dir: DataDir, stream: str) -> list[Path]:
-    """List every `.arrow` file of a stream's date folders, oldest name first, whatever it is called."""
-    return sorted((data_dir.root / stream).glob(f"date=*/*{SEALED_SUFFIX}"), key=lambda path: path.name)
+    """List every `.arrow` file of a stream's date folders, oldest name first, whatever it is called.
+
+    Raises:
+        OSError: a folder cannot be read (a glob would pass over it in silence).
+    """
+    folder = data_dir.root / stream
+    dates = [path for path in _entries(folder) if path.name.startswith("date=") and path.is_dir()]
+    found = [
+        path for date in dates for path in _entries(date) if path.name.endswith(SEALED_SUFFIX) and path.is_file()
+    ]
+    return sorted(found, key=lambda path: path.name)
 
 
 def live_files(data_dir: DataDir, stream: str) -> list[Path]:
     """List a stream's live segments, oldest name first: one while a recorder runs, any number after a crash."""
-    return sorted(data_dir.live_dir(stream).glob(f"*{LIVE_SUFFIX}"), key=lambda path: path.name)
+    found = [path for path in _entries(data_dir.live_dir(stream)) if path.name.endswith(LIVE_SUFFIX)]
+    return sorted(found, key=lambda path: path.name)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def sealed_path(data_dir: DataDir, stream: str, name: SegmentName) -> Path:

@@ -18,7 +18,7 @@ from recorder.segments.layout import (
     sealed_path,
     us_to_datetime,
 )
-from recorder.segments.reader import read_identity
+from recorder.segments.reader import read_identity, read_segment
 from recorder.segments.recovery import finish_live
 from recorder.segments.schemas import SCHEMAS, flush_rank, stream_kind
 from recorder.segments.writer import SegmentWriter
@@ -35,6 +35,16 @@ class Sealed:
     segment_id: str
     rows: int
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A live file that is never to be written again."""
+
+    path: Path
+    acknowledged_bytes: int
+    sealed: Path  # where what it had acknowledged will lie
+    segment_id: str
 
 
 @dataclass
@@ -80,7 +90,7 @@ class Tape:
         self._previous: dict[str, str] = {}
         # Live files never to be written again, by stream, with the bytes that were acknowledged. One a stream:
         # it is finished before the stream is written again, or a crash in between could double the failed rows.
-        self._given_up: dict[str, tuple[Path, int]] = {}
+        self._given_up: dict[str, GivenUp] = {}
 
     def write_round(self, rows: Mapping[str, Batches], *, now_us: int) -> Round:
         """Make rows durable: for each stream one write and one fsync (two where UTC midnight lies between).
@@ -170,7 +180,9 @@ class Tape:
         except OSError:
             path = live_path(self._data_dir, stream, name)
             if path.exists():
-                self._given_up[stream] = (path, 0)
+                self._given_up[stream] = GivenUp(
+                    path, 0, sealed_path(self._data_dir, stream, name), identity.segment_id
+                )
             raise
         self._open[stream] = writer
         self._previous[stream] = identity.segment_id
@@ -220,16 +232,22 @@ class Tape:
     def _give_up(self, stream: str) -> None:
         writer = self._open.pop(stream)
         writer.abandon()
-        self._given_up[stream] = (writer.path, writer.size_bytes)
+        sealed = sealed_path(self._data_dir, stream, writer.name)
+        self._given_up[stream] = GivenUp(writer.path, writer.size_bytes, sealed, writer.identity.segment_id)
 
     def _finish_given_up(self, stream: str, result: Round) -> None:
         """Seal a copy of what a given-up file had acknowledged."""
         if stream not in self._given_up:
             return
-        path, acknowledged_bytes = self._given_up[stream]
-        if path.exists():
-            done = finish_live(self._data_dir, path, acknowledged_bytes=acknowledged_bytes)
-            result.incidents.append(f"finished {path.name}: {done.rows} rows kept, {done.cut_bytes} bytes cut off")
+        lost = self._given_up[stream]
+        if lost.path.exists():
+            done = finish_live(self._data_dir, lost.path, acknowledged_bytes=lost.acknowledged_bytes)
+            result.incidents.append(
+                f"finished {lost.path.name}: {done.rows} rows kept, {done.cut_bytes} bytes cut off"
+            )
+        if lost.sealed.exists():  # by that, or by a rename whose directory's fsync failed after it
+            rows = read_segment(lost.sealed).rows
+            result.sealed.append(Sealed(stream, lost.sealed, lost.segment_id, rows, lost.sealed.stat().st_size))
         del self._given_up[stream]
 
     def _finish_idle(self, result: Round) -> None:

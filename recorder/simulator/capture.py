@@ -55,7 +55,7 @@ class Captured:
 
     def __init__(self, messages: list[Message], *, speed: float) -> None:
         self.messages, self.speed = messages, speed
-        self.trades = Trades()  # a capture is no history
+        self.trades = self.main_trades = Trades()  # a capture is no history
         self._contracts: dict[str, Contract] = {}
         self._tickers: dict[str, bytes] = {}  # the first of each, which the summary is made from
         self._books: dict[str, BookState] = {}
@@ -104,8 +104,17 @@ class Captured:
     async def run(self) -> None:
         """Nothing: each stream keeps its own time."""
 
-    def skip_trade(self) -> None:
-        """Nothing: what was captured is played whole."""
+    def has_currency(self, currency: str) -> bool:
+        """Say whether options of this currency were captured."""
+        return any(contract.currency == currency for contract in self._contracts.values())
+
+    def knows(self, name: str) -> bool:
+        """Say whether an option was captured."""
+        return name in self._contracts
+
+    def status(self) -> str:
+        """Return what public/status answers."""
+        return '{"locked":"false"}'
 
     def wide_trades(self, instrument: str) -> str | None:
         """Return the wide trades channel that an instrument's trades belong to."""

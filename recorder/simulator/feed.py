@@ -29,7 +29,11 @@ class Feed(Protocol):
 
     @property
     def trades(self) -> Trades:
-        """The history of trades."""
+        """What the history host has."""
+
+    @property
+    def main_trades(self) -> Trades:
+        """What the main host still has."""
 
     def grants(self, channel: str) -> bool:
         """Say whether a channel exists here."""
@@ -40,8 +44,14 @@ class Feed(Protocol):
     async def run(self) -> None:
         """Live until cancelled."""
 
-    def skip_trade(self) -> None:
-        """Keep the next trade from everyone but the history."""
+    def has_currency(self, currency: str) -> bool:
+        """Say whether options of this currency are traded here."""
+
+    def knows(self, name: str) -> bool:
+        """Say whether an option is or was listed."""
+
+    def status(self) -> str:
+        """Return what public/status answers."""
 
     def instruments(self, currency: str) -> list[str]:
         """List the options of a currency, or of `any`."""

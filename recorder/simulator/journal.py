@@ -6,6 +6,16 @@ One JSON object a line:
     {"connection": 1, "sent_us": …, "event": "open" | "close" | "subscribed" | "unsubscribed", …}
     {"connection": 1, "sent_us": …, "event": "cut", "message": {…}}
     {"sent_us": …, "event": "fault", "kind": …, …}        each fault played, with the message withheld
+    {"sent_us": …, "event": "limit", "kind": …, …}        a client went over a limit
+    {"sent_us": …, "event": "subscribed_again", …}        it asked for channels that this connection held
+    {"sent_us": …, "event": "refused", "kind": …}         a connection that a fault did not let in
+    {"sent_us": …, "event": "listed" | "delivered", "instruments": […]}
+    {"sent_us": …, "event": "unsent_trade", "trade": {…}}
+
+Every trade that was made is here: in a message, in a fault of kind `trade_gap`, in a `cut`, or as an `unsent_trade`:
+nobody held its channel, or the connection that did was lost before it was sent (another may have been sent it).
+Every number that never was a trade is a fault of kind `trade_void`, with `instrument` and `trade_seq`. A trade that
+was made within a tenth of a second before its channel was subscribed to may be in a message, too.
 
 A message is written right after its send returned, so in the order sent: it was in the hands of the operating
 system. A client whose connection is then killed may still miss the last of them. A message whose send was
@@ -51,8 +61,18 @@ class Journal:
             line = {"event": event, "sent_us": time.time_ns() // 1000, **facts, **raw}
             self._file.write(msgspec.json.encode(line) + b"\n")
 
+    def unsent_trade(self, trade: bytes) -> None:
+        """Write down a trade that somebody was not sent."""
+        # Not as `message`: those are whole messages.
+        self.event("unsent_trade", trade=msgspec.Raw(trade))
+
+    def flush(self) -> None:
+        """Let readers see all that was written down."""
+        if self._file is not None:
+            self._file.flush()
+
     async def keep_flushed(self) -> None:
         """Flush until cancelled."""
         while self._file is not None:
             await asyncio.sleep(_FLUSH_S)
-            self._file.flush()
+            self.flush()

@@ -9,14 +9,16 @@ import asyncio
 import re
 import time
 from collections import deque
+from collections.abc import Iterable
+from functools import partial
 
 from recorder.simulator import wire
-from recorder.simulator.book import Change, merge
 from recorder.simulator.feed import Send, Stream
 from recorder.simulator.journal import Journal
 from recorder.simulator.market import US_PER_S, Market, Step
-from recorder.simulator.option import Option
-from recorder.simulator.trades import Trade, Trades
+from recorder.simulator.orders import Orders
+from recorder.simulator.stream import BY_NAME, LiveStream, Window
+from recorder.simulator.trades import Trades
 
 PHASES = 5
 _WINDOW_US = 100_000
@@ -25,7 +27,6 @@ _FULLEST_SHARE = 0.5
 _SHORTEST_WINDOW_US = 5_000
 _LATEST_S = 2.0  # what is later than this is skipped: the machine slept
 _SUMMARY_S = 2.0  # get_book_summary_by_currency is a snapshot of about this age
-_BY_NAME = re.compile(r"^(book|ticker|trades)\.([^.]+)\.100ms$")
 
 
 def window_us(messages_per_s: float, instruments: int) -> float:
@@ -38,7 +39,14 @@ class Live:
     """A `Feed` of a seeded market."""
 
     def __init__(
-        self, *, currency: str, instruments: int, messages_per_s: float, seed: int, journal: Journal
+        self,
+        *,
+        currency: str,
+        instruments: int,
+        messages_per_s: float,
+        seed: int,
+        journal: Journal,
+        main_keeps_s: float = 0.0,
     ) -> None:
         window = window_us(messages_per_s, instruments)
         self.market = Market(
@@ -48,12 +56,13 @@ class Live:
             now_us=time.time_ns() // 1000,
             messages_per_s=messages_per_s,
             window_us=window,
+            main_keeps_s=main_keeps_s,
         )
+        self.orders = Orders(self.market, journal, seed=seed)
         self._step_us = window / PHASES
         self._recent: deque[Step] = deque(maxlen=PHASES)
         self._streams: dict[int, LiveStream] = {}
-        self._next = Step()  # takes what is ordered between two steps
-        self._trades_to_skip = 0
+        self._handed: set[int] = set()  # the numbers of recent trades that were given to a connection
         self._journal = journal
         self._published: tuple[float, list[str]] = (0.0, [])
         kinds, currencies = r"(option|any)", f"({currency}|any)"
@@ -64,27 +73,35 @@ class Live:
 
     @property
     def trades(self) -> Trades:
-        """The history of trades."""
-        return self.market.trades
+        """What the history host has."""
+        return self.market.hosts.history
+
+    @property
+    def main_trades(self) -> Trades:
+        """What the main host has."""
+        return self.market.hosts.main(self.market.now_us // 1000)
 
     def grants(self, channel: str) -> bool:
         """Say whether a channel exists: of a listed option, or one of the wide ones."""
-        found = _BY_NAME.match(channel)
+        found = BY_NAME.match(channel)
         return (found is not None and found[2] in self.market.options) or bool(self._wide.match(channel))
 
     def open(self, number: int, send: Send) -> Stream:
         """Begin to serve a connection."""
-        self._streams[number] = LiveStream(number, self, send)
-        return self._streams[number]
-
-    def closed(self, number: int) -> None:
-        """Forget a connection."""
-        del self._streams[number]
+        stream = LiveStream(self.market, send, handed=self._handed, close=partial(self._streams.pop, number, None))
+        self._streams[number] = stream
+        return stream
 
     async def run(self) -> None:
         """Let time pass until cancelled."""
+        try:
+            await self._live()
+        finally:
+            self._tell_unsent((*self._recent, self.orders.take()))
+
+    async def _live(self) -> None:
         loop = asyncio.get_running_loop()
-        begun_s, begun_us, count = loop.time(), time.time_ns() // 1000, 0
+        begun_s, begun_us, count, turn = loop.time(), time.time_ns() // 1000, 0, 0
         while True:
             count += 1
             wait_s = begun_s + count * self._step_us / US_PER_S - loop.time()
@@ -92,21 +109,32 @@ class Live:
                 begun_s, begun_us, count = loop.time(), time.time_ns() // 1000, 0
                 continue
             await asyncio.sleep(max(0.0, wait_s))
-            self.advance(begun_us + int(count * self._step_us), count % PHASES)
+            turn += 1  # goes on, so that no connection's window is cut twice or left out
+            self.advance(begun_us + int(count * self._step_us), turn % PHASES)
 
     def advance(self, now_us: int, phase: int) -> None:
         """Move the market to `now_us`, and send the connections of this phase what came since their last window."""
-        step, self._next = self._next, Step()
+        step = self.orders.take()
         self.market.step(now_us, step)
-        while self._trades_to_skip and step.trades:
-            self._trades_to_skip -= 1
-            self._journal.event("fault", wire.trade(step.trades.pop(0)).encode(), kind="trade_gap")
+        self.orders.keep_back(step)
+        for event, options in (("delivered", step.states), ("listed", step.created)):
+            if options:
+                self._journal.event(event, instruments=[option.contract.name for option in options])
+        if len(self._recent) == PHASES:  # every connection has had its window over the oldest
+            self._tell_unsent((self._recent[0],))
         self._recent.append(step)
         streams = [stream for number, stream in self._streams.items() if number % PHASES == phase]
         if streams:
             window = Window(self._recent, self.market)
             for stream in streams:
                 stream.send_window(window)
+
+    def _tell_unsent(self, steps: Iterable[Step]) -> None:
+        for trade in (trade for step in steps for trade in step.trades):
+            if trade.number in self._handed:
+                self._handed.remove(trade.number)
+            else:
+                self._journal.unsent_trade(wire.trade(trade).encode())
 
     # Queries
 
@@ -142,148 +170,16 @@ class Live:
         option = self.market.options.get(name)
         return wire.order_book(option, depth) if option else None
 
-    # To order
+    def has_currency(self, currency: str) -> bool:
+        """Say whether options of this currency are traded here."""
+        return currency == self.market.currency
 
-    def skip_trade(self) -> None:
-        """Keep the next trade from everyone but the history."""
-        self._trades_to_skip += 1
+    def knows(self, name: str) -> bool:
+        """Say whether an option is or was listed."""
+        return name in self.market.names
 
-    def print_trades(self, name: str, count: int) -> None:
-        """Let an option trade so many times within one millisecond."""
-        self.market.print_trades(self._next, self.market.options[name], count)
-
-    def list_options(self, count: int) -> list[str]:
-        """List new options and return their names."""
-        return self.market.list_more(self._next, count)
-
-    def expire_options(self, names: list[str]) -> None:
-        """Let options be delivered now."""
-        self.market.expire(self._next, [self.market.options[name] for name in names])
-
-
-class Window:
-    """What happened within one window, put together once for all that are sent it."""
-
-    def __init__(self, steps: deque[Step], market: Market) -> None:
-        self.changes: dict[Option, list[Change]] = {}
-        self.tickers: dict[Option, None] = {}
-        self.trades: list[Trade] = []
-        self.wide: list[tuple[str, str]] = []
-        for step in steps:
-            for option, change in step.changes:
-                self.changes.setdefault(option, []).append(change)
-            self.tickers.update(step.tickers)
-            self.trades += step.trades
-            self._add_notices(step, market)
-
-    def _add_notices(self, step: Step, market: Market) -> None:
-        now_ms, currency = market.now_us // 1000, market.currency
-        if step.index_due:
-            name = f"{currency.lower()}_usd"
-            data = f'{{"timestamp":{now_ms},"price":{wire.number(round(market.index, 2))},"index_name":"{name}"}}'
-            self.wide.append((f"deribit_price_index.{name}", data))
-        if step.platform_due:
-            self.wide.append(("platform_state", '{"locked":false,"price_index":"alt_usdc","reasons":[]}'))
-        for option in step.states:
-            data = (
-                f'{{"instrument_name":"{option.contract.name}","state":"{option.state}",'
-                f'"timestamp":{option.timestamp_ms}}}'
-            )
-            self._add_for_any("state", data, currency)
-        for option in step.created:
-            data = wire.instrument(option.contract, option.state, option.timestamp_ms)
-            self._add_for_any("creation", data, currency)
-
-    def _add_for_any(self, topic: str, data: str, currency: str) -> None:
-        for kind in ("option", "any"):
-            self.wide += [(f"instrument.{topic}.{kind}.{name}", data) for name in (currency, "any")]
-
-
-class LiveStream:
-    """What one connection is sent of the market, each book in its own unbroken chain."""
-
-    def __init__(self, number: int, live: Live, send: Send) -> None:
-        self._number, self._live, self._send = number, live, send
-        self._books: dict[str, int] = {}  # by instrument: the change_id that was sent last
-        self._tickers: dict[str, int] = {}  # by instrument: the version that was sent last
-        self._trades: set[str] = set()  # instruments
-        self._wide: set[str] = set()
-
-    def subscribe(self, channels: list[str]) -> None:
-        """Send a snapshot for each book, and each ticker twice, as Deribit was seen to do."""
-        for channel in channels:
-            found = _BY_NAME.match(channel)
-            option = self._live.market.options.get(found[2]) if found else None
-            if found is None:
-                self._wide.add(channel)
-            elif option is None:  # delivered in this very moment
-                continue
-            elif found[1] == "book":
-                self._books[option.contract.name] = option.book.change_id
-                self._send(channel, wire.notification(channel, wire.book_snapshot(option), option.version))
-            elif found[1] == "ticker":
-                self._tickers[option.contract.name] = option.version
-                message = wire.notification(channel, wire.ticker(option), option.version)
-                self._send(channel, message)
-                self._send(channel, message)
-            else:
-                self._trades.add(found[2])
-
-    def unsubscribe(self, channels: list[str]) -> None:
-        """Send these no more."""
-        for channel in channels:
-            found = _BY_NAME.match(channel)
-            if found is None:
-                self._wide.discard(channel)
-            elif found[1] == "trades":
-                self._trades.discard(found[2])
-            else:
-                (self._books if found[1] == "book" else self._tickers).pop(found[2], None)
-
-    async def run(self) -> None:
-        """Nothing: the feed's one clock drives every stream."""
-
-    def close(self) -> None:
-        """Forget the connection."""
-        self._live.closed(self._number)
-
-    def send_window(self, window: Window) -> None:
-        """Send what one window brought for the channels that are held."""
-        for option, changes in window.changes.items():
-            sent_id = self._books.get(option.contract.name)
-            if sent_id is not None:
-                self._send_changes(option, [change for change in changes if change.change_id > sent_id], sent_id)
-        for option in window.tickers:
-            if self._tickers.get(option.contract.name, option.version) != option.version:
-                self._tickers[option.contract.name] = option.version
-                channel = f"ticker.{option.contract.name}.100ms"
-                self._send(channel, wire.notification(channel, wire.ticker(option), option.version))
-        if window.trades:
-            self._send_trades(window.trades)
-        for channel, data in window.wide:
-            if channel in self._wide:
-                self._send(channel, wire.notification(channel, data))
-
-    def _send_changes(self, option: Option, changes: list[Change], sent_id: int) -> None:
-        if changes:
-            change = merge(changes)
-            self._books[option.contract.name] = change.change_id
-            channel = f"book.{option.contract.name}.100ms"
-            data = wire.book_change(option, change, sent_id)
-            self._send(channel, wire.notification(channel, data, change.change_id))
-
-    def _send_trades(self, trades: list[Trade]) -> None:
-        wide = f"trades.option.{self._live.market.currency}.100ms"
-        if wide in self._wide:
-            self._send(wide, wire.notification(wide, _array(trades), trades[-1].number))
-        if self._trades:
-            by_name: dict[str, list[Trade]] = {}
-            for trade in trades:
-                by_name.setdefault(trade.instrument, []).append(trade)
-            for name in by_name.keys() & self._trades:
-                channel = f"trades.{name}.100ms"
-                self._send(channel, wire.notification(channel, _array(by_name[name]), by_name[name][-1].number))
-
-
-def _array(trades: list[Trade]) -> str:
-    return f"[{','.join(map(wire.trade, trades))}]"
+    def status(self) -> str:
+        """Return what public/status answers."""
+        if not self.market.locked:
+            return '{"locked":"false"}'
+        return f'{{"locked":"partial","locked_indices":["{self.market.currency.lower()}_usd"]}}'

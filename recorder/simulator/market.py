@@ -9,18 +9,18 @@ import random
 from dataclasses import dataclass, field, replace
 
 from recorder.simulator import maker
-from recorder.simulator.book import ASK, BID, TICKS_PER_COIN, Book, Change, Level, floor_ticks
+from recorder.simulator.book import ASK, BID, Book, Change, Level, floor_ticks
 from recorder.simulator.chain import MS_PER_YEAR, Contract, make_chain
 from recorder.simulator.option import Option
 from recorder.simulator.pricing import Mark, mark, smile
-from recorder.simulator.trades import Trade, Trades
+from recorder.simulator.printer import Printer
+from recorder.simulator.trades import Hosts, Trade
 
 US_PER_S = 1_000_000
 _START_PRICES = {"BTC": 64_000.0, "ETH": 2_700.0}
 _OTHER_START_PRICE = 150.0
 # Deribit: ids are one counter shared by many books, about 1.4e11 to 1.9e11, jumps of hundreds to thousands.
 _FIRST_CHANGE_ID, _LONGEST_JUMP = 140_000_000_000, 3_000
-_FIRST_TRADE_NUMBER = 284_830_839
 _UNTRADED_SHARE = 0.18  # of the live ETH options had no open interest (median of 931 chains, 2026)
 _UNMADE_SHARE, _UNMADE_WEIGHT = 0.03, 0.001  # nobody makes a market in some: their books stay empty
 _TRADES_PER_S = 0.5  # at least, so that a short run has some
@@ -48,19 +48,29 @@ class Market:
     """All options of one currency, their history of trades, and the index they follow."""
 
     def __init__(
-        self, *, currency: str, count: int, seed: int, now_us: int, messages_per_s: float, window_us: float
+        self,
+        *,
+        currency: str,
+        count: int,
+        seed: int,
+        now_us: int,
+        messages_per_s: float,
+        window_us: float,
+        main_keeps_s: float = 0.0,
     ) -> None:
         self.currency = currency
         self.rng = random.Random(seed)  # noqa: S311 - a market from a seed is the point
         self.index = _START_PRICES.get(currency, _OTHER_START_PRICE)
         self.at_the_money_iv = 62.0
         self.now_us = now_us
-        self.trades = Trades()
+        self.hosts = Hosts(main_keeps_s=main_keeps_s)
+        self.locked = False  # no book moves and nothing trades
+        self.names: set[str] = set()  # of all that ever were listed
         self._rate, self._window_us = messages_per_s, window_us
         self._owed = self._renewals_due = self._trades_due = 0.0
         self._index_us = self._platform_us = self._trade_us = now_us
         self._change_id = _FIRST_CHANGE_ID + self.rng.randrange(10**9)
-        self._trade_number = _FIRST_TRADE_NUMBER + self.rng.randrange(10**6)
+        self._printer = Printer(currency=currency, hosts=self.hosts, rng=self.rng)
         self._next_id = 400_000 + self.rng.randrange(10**4)
         self.options: dict[str, Option] = {}
         self._order: list[Option] = []  # the same, shuffled: whose ticker renews next
@@ -75,11 +85,12 @@ class Market:
         )
         for contract in chain:
             self._list(contract)
-        self._print_history()
+        self._printer.print_history(self.options.values(), now_ms=now_us // 1000, index=self.index)
         self._reweigh()
 
     def step(self, now_us: int, step: Step) -> None:
         """Let the market live until `now_us` and add what happened to `step`."""
+        now_us = max(now_us, self.now_us)  # an exchange's clock does not go back
         elapsed_s = min((now_us - self.now_us) / US_PER_S, _LONGEST_STEP_S)
         self.now_us = now_us
         self._drift(elapsed_s)
@@ -91,18 +102,24 @@ class Market:
         self._owed = min(self._owed + self._rate * elapsed_s, 2 + 3 * self._rate * elapsed_s)
         self._notices(step)
         self._renew(step, elapsed_s)
+        if self.locked:
+            return
         self._trade(step, elapsed_s)
         budget = _EVENTS_PER_OPTION * len(self._order)
         while self._owed > 0 and budget:
             budget -= 1
-            option = self._any_option()
+            option = self.any_option(self.rng)
             self._change(step, option, maker.move(option, self.rng))
 
-    def print_trades(self, step: Step, option: Option, count: int) -> None:
-        """Let an option trade so many times in one millisecond, outside of its book."""
-        ticks = max(1, floor_ticks(option.mark.price))
-        step.trades += [self._print(option, ticks, float(1 + n % 9), "buy") for n in range(count)]
+    def print_trade(self, step: Step, option: Option, *, amount: float) -> Trade:
+        """Let an option trade outside of its book; whether anybody is sent that is not decided here."""
+        trade = self._print(option, max(1, floor_ticks(option.mark.price)), amount, "buy")
         self._ticker(step, option)
+        return trade
+
+    def any_option(self, rng: random.Random) -> Option:
+        """Return an option, the busier the likelier."""
+        return rng.choices(self._order, cum_weights=self._weights)[0]
 
     def buy_or_sell(self, step: Step, option: Option, *, entries: int = 1) -> None:
         """Trade on one option: each entry takes from the best level; several are a sweep in one ms."""
@@ -138,7 +155,7 @@ class Market:
                 strike=float(strike),
                 call=kind == "C",
             )
-            if contract.name not in self.options:
+            if contract.name not in self.names:
                 step.created.append(self._list(contract, fresh=True))
                 names.append(contract.name)
         self._reweigh()
@@ -151,7 +168,15 @@ class Market:
             option.timestamp_ms = self.now_us // 1000
             step.states.append(option)
             del self.options[option.contract.name]
+        self.hosts.deliver({option.contract.name for option in options})
         self._reweigh()
+
+    def rerank(self) -> None:
+        """Deal the open interest out anew."""
+        interests = [option.open_interest for option in self._order]
+        self.rng.shuffle(interests)
+        for option, interest in zip(self._order, interests, strict=True):
+            option.open_interest = interest
 
     # What happens by itself
 
@@ -185,7 +210,7 @@ class Market:
         self._trades_due += elapsed_s * max(_TRADES_PER_S, self._rate / 200)
         while self._trades_due >= 1:
             self._trades_due -= 1
-            option = self._any_option()
+            option = self.any_option(self.rng)
             entries = 1 if self.rng.random() < 0.75 else self.rng.randint(2, 5)
             self.buy_or_sell(step, option, entries=entries)
             self._owed -= self._new_message_share(self._trade_us)
@@ -225,37 +250,15 @@ class Market:
         """
         return min(1.0, (self.now_us - before_us) / self._window_us)
 
-    def _print(
-        self, option: Option, ticks: int, amount: float, direction: str, *, timestamp_ms: int | None = None
-    ) -> Trade:
-        price = ticks / TICKS_PER_COIN
-        last = option.last_price if option.last_price is not None else price
-        option.trade_seq += 1
-        self._trade_number += 1
-        trade = Trade(
-            instrument=option.contract.name,
-            currency=self.currency,
-            number=self._trade_number,
-            seq=option.trade_seq,
-            timestamp_ms=self.now_us // 1000 if timestamp_ms is None else timestamp_ms,
-            direction=direction,
-            tick_direction=0 if price > last else 2 if price < last else self.rng.choice((1, 3)),
-            price=price,
+    def _print(self, option: Option, ticks: int, amount: float, direction: str) -> Trade:
+        return self._printer.print(
+            option,
+            ticks=ticks,
             amount=amount,
-            iv=round(option.mark.iv, 2),
-            mark_price=round(option.mark.price, 4),
-            index_price=round(self.index, 2),
-            special=self.rng.randrange(60),
+            direction=direction,
+            timestamp_ms=self.now_us // 1000,
+            index=self.index,
         )
-        option.last_price = price
-        option.first_price = price if option.first_price is None else option.first_price
-        option.high = max(price, option.high or price)
-        option.low = min(price, option.low or price)
-        option.volume += amount
-        option.volume_usd = round(option.volume_usd + price * amount * self.index, 2)
-        option.open_interest += amount if self.rng.random() < 0.6 else -min(amount, option.open_interest)
-        self.trades.add(trade)
-        return trade
 
     # How an option comes to be
 
@@ -280,24 +283,10 @@ class Market:
             timestamp_ms=now_ms,
         )
         self.options[contract.name] = option
+        self.names.add(contract.name)
         if made and not fresh:
             maker.first_orders(option, rng)
         return option
-
-    def _print_history(self) -> None:
-        """Print trades of the last day, so that there is a history before anybody listens."""
-        rng, now_ms = self.rng, self.now_us // 1000
-        prints: list[tuple[int, Option]] = []
-        for option in self.options.values():
-            if option.open_interest > 0:
-                option.trade_seq = rng.randrange(3_000)
-                if rng.random() < 0.8:
-                    option.last_price = max(1, floor_ticks(option.mark.price)) / TICKS_PER_COIN
-                if rng.random() < 0.45:
-                    prints += [(rng.randrange(86_400_000), option) for _ in range(rng.randint(1, 4))]
-        for age_ms, option in sorted(prints, key=lambda past: (-past[0], past[1].contract.name)):
-            ticks, amount = max(1, floor_ticks(option.mark.price)), float(rng.randint(1, 40))
-            self._print(option, ticks, amount, rng.choice(("buy", "sell")), timestamp_ms=now_ms - age_ms)
 
     def _price(self, contract: Contract) -> Mark:
         years = (contract.expiration_ms - self.now_us // 1000) / MS_PER_YEAR
@@ -315,6 +304,3 @@ class Market:
             total += option.weight
             self._weights.append(total)
         self._next_expiry_ms = min((o.contract.expiration_ms for o in self._order), default=2**62)
-
-    def _any_option(self) -> Option:
-        return self.rng.choices(self._order, cum_weights=self._weights)[0]

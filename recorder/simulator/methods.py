@@ -5,10 +5,11 @@ Deribit documentation and probes of production, 2026-09: codes, texts and `data`
 
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from recorder.simulator import wire
 from recorder.simulator.feed import Feed
-from recorder.simulator.trades import TradeQuery
+from recorder.simulator.trades import TradeQuery, Trades
 
 VERSION = "1.2.26"
 WEBSOCKET_ONLY = frozenset(
@@ -90,7 +91,14 @@ class Params:
         return value
 
 
-def answer(feed: Feed, method: str, params: Params) -> str:
+class Host(NamedTuple):
+    """Who is asked: two hosts answer the same methods, but do not remember the same trades."""
+
+    feed: Feed
+    trades: Trades
+
+
+def answer(host: Host, method: str, params: Params) -> str:
     """Return the result of a method as JSON.
 
     Raises:
@@ -101,18 +109,18 @@ def answer(feed: Feed, method: str, params: Params) -> str:
         if method.startswith("private/"):
             raise RpcError(13009, "unauthorized", {"reason": "invalid_token", "param": "token"})
         raise RpcError(-32601, "Method not found")
-    return call(feed, params)
+    return call(host, params)
 
 
-def _get_instruments(feed: Feed, params: Params) -> str:
+def _get_instruments(host: Host, params: Params) -> str:
     currency = params.one_of("currency", (*_CURRENCIES, "any"), "any")
     kind, expired = params.one_of("kind", _KINDS, "any"), params.flag("expired")
-    return _array(feed.instruments(currency) if kind in ("option", "any") and not expired else [])
+    return _array(host.feed.instruments(currency) if kind in ("option", "any") and not expired else [])
 
 
-def _get_book_summary(feed: Feed, params: Params) -> str:
+def _get_book_summary(host: Host, params: Params) -> str:
     currency, kind = params.one_of("currency", _CURRENCIES), params.one_of("kind", _KINDS, "any")
-    return _array(feed.summaries(currency) if kind in ("option", "any") else [])
+    return _array(host.feed.summaries(currency) if kind in ("option", "any") else [])
 
 
 def _known(found: str | None) -> str:
@@ -121,34 +129,35 @@ def _known(found: str | None) -> str:
     return found
 
 
-def _get_order_book(feed: Feed, params: Params) -> str:
+def _get_order_book(host: Host, params: Params) -> str:
     depth = params.integer("depth") or 5
     if depth not in _DEPTHS:
         raise invalid("depth", "invalid depth")
-    return _known(feed.order_book(params.text("instrument_name"), depth))
+    return _known(host.feed.order_book(params.text("instrument_name"), depth))
 
 
-def _trades_by_instrument(feed: Feed, params: Params) -> str:
+def _trades_by_instrument(host: Host, params: Params) -> str:
     name = params.text("instrument_name")
-    _known(feed.instrument(name) or ("" if feed.trades.of(name) else None))
-    return _trades_page(feed, params, name)
+    if not host.feed.knows(name):
+        raise invalid("instrument_name", "instrument not found")
+    return _trades_page(host, params, name)
 
 
-def _trades_by_instrument_and_time(feed: Feed, params: Params) -> str:
+def _trades_by_instrument_and_time(host: Host, params: Params) -> str:
     _require_times(params)
-    return _trades_by_instrument(feed, params)
+    return _trades_by_instrument(host, params)
 
 
-def _trades_by_currency(feed: Feed, params: Params) -> str:
+def _trades_by_currency(host: Host, params: Params) -> str:
     currency, kind = params.one_of("currency", _CURRENCIES), params.one_of("kind", _KINDS, "any")
-    if kind not in ("option", "any") or not feed.instruments(currency):
+    if kind not in ("option", "any") or not host.feed.has_currency(currency):
         return '{"trades":[],"has_more":false}'
-    return _trades_page(feed, params, None)
+    return _trades_page(host, params, None)
 
 
-def _trades_by_currency_and_time(feed: Feed, params: Params) -> str:
+def _trades_by_currency_and_time(host: Host, params: Params) -> str:
     _require_times(params)
-    return _trades_by_currency(feed, params)
+    return _trades_by_currency(host, params)
 
 
 def _require_times(params: Params) -> None:
@@ -157,12 +166,12 @@ def _require_times(params: Params) -> None:
             raise invalid(name, "missing value")
 
 
-def _trades_page(feed: Feed, params: Params, instrument: str | None) -> str:
+def _trades_page(host: Host, params: Params, instrument: str | None) -> str:
     count = params.integer("count")
     count = 10 if count is None else count
     if not 1 <= count <= _MOST_TRADES:
         raise invalid("count", "value must be >= 1 and <= 1000")
-    seqs = params.integer("start_seq"), params.integer("end_seq")
+    seqs = (params.integer("start_seq"), params.integer("end_seq")) if instrument else (None, None)
     times = params.integer("start_timestamp"), params.integer("end_timestamp")
     numbers = _trade_number(params, "start_id"), _trade_number(params, "end_id")
     sorting = params.one_of("sorting", ("asc", "desc", "default"), "default")
@@ -175,7 +184,7 @@ def _trades_page(feed: Feed, params: Params, instrument: str | None) -> str:
         times_ms=times,
         numbers=numbers,
     )
-    page, has_more = query.page(feed.trades.of(instrument))
+    page, has_more = query.page(host.trades.of(instrument))
     trades = ",".join(map(wire.trade, page))
     return f'{{"trades":[{trades}],"has_more":{"true" if has_more else "false"}}}'
 
@@ -194,14 +203,14 @@ def _array(entries: list[str]) -> str:
     return f"[{','.join(entries)}]"
 
 
-_METHODS: dict[str, Callable[[Feed, Params], str]] = {
-    "public/test": lambda _feed, _params: f'{{"version":"{VERSION}"}}',
-    "public/status": lambda _feed, _params: '{"locked":"false"}',
-    "public/get_time": lambda _feed, _params: str(time.time_ns() // 1_000_000),
+_METHODS: dict[str, Callable[[Host, Params], str]] = {
+    "public/test": lambda _host, _params: f'{{"version":"{VERSION}"}}',
+    "public/status": lambda host, _params: host.feed.status(),
+    "public/get_time": lambda _host, _params: str(time.time_ns() // 1_000_000),
     "public/get_instruments": _get_instruments,
-    "public/get_instrument": lambda feed, params: _known(feed.instrument(params.text("instrument_name"))),
+    "public/get_instrument": lambda host, params: _known(host.feed.instrument(params.text("instrument_name"))),
     "public/get_book_summary_by_currency": _get_book_summary,
-    "public/ticker": lambda feed, params: _known(feed.ticker(params.text("instrument_name"))),
+    "public/ticker": lambda host, params: _known(host.feed.ticker(params.text("instrument_name"))),
     "public/get_order_book": _get_order_book,
     "public/get_last_trades_by_instrument": _trades_by_instrument,
     "public/get_last_trades_by_instrument_and_time": _trades_by_instrument_and_time,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recorder.runtime.errors import SettingsError
-from recorder.simulator.faults import GRAMMAR, Fault, parse
+from recorder.simulator.faults import RULES, Fault, Sort, grammar, parse
 
 # What an option sends when nothing is special: its ticker once a second, its book and the tickers of a
 # changed top about 0.3 times a second (Deribit production, 2026-09: 0.1 to 0.3 book messages/s an option).
@@ -30,6 +30,7 @@ class Options:
     rate: float | None = None  # messages/s; None: MESSAGES_PER_OPTION_S for each option
     seed: int = 1
     faults: tuple[Fault, ...] = ()
+    main_keeps: float = 0.0  # seconds for which the main host has a trade; 0: always
     capture: Path | None = None
     speed: float = 10.0  # how many times faster than captured
     journal: Path | None = None
@@ -64,6 +65,11 @@ class Options:
         most = MOST_PER_OPTION_S * options.instruments
         if options.messages_per_s > most and "instruments" not in failed:
             problems.append(f"--rate {args.rate}: {options.instruments} instruments carry at most {most:g}")
+        played = [fault.kind for fault in options.faults if options.capture and _needs_market(fault)]
+        if played:
+            problems.append(
+                f"--faults {args.faults}: a captured file is played as it was, without {', '.join(played)}"
+            )
         if problems:
             raise SettingsError(problems)
         return options
@@ -74,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "Above 5 messages/s on each book and ticker channel the 100 ms windows are made as short as the rate\n"
-        f"needs, up to {MOST_PER_OPTION_S} messages/s an option. Same seed, same market.\n\n{GRAMMAR}\n\n"
+        f"needs, up to {MOST_PER_OPTION_S} messages/s an option. Same seed, same market.\n\n{grammar()}\n\n"
         "example: python -m recorder simulate --instruments 50 --rate 2000 --faults 'disconnect:every=5'"
     )
     default = Options()
@@ -90,6 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
         ("--seed", "N", f"of the market and of the faults (default: {default.seed})"),
         ("--faults", "SPEC", "what shall go wrong, see below (default: nothing)"),
+        (
+            "--main-keeps",
+            "SECONDS",
+            "when the main host (the socket) forgets a trade; the history host (GET) never does (default: 0, never)",
+        ),
         ("--capture", "FILE", "play a captured file instead of a market"),
         ("--speed", "N", f"how many times faster than it was captured (default: {default.speed:g})"),
         ("--journal", "FILE", "write down every message sent, as JSON lines"),
@@ -97,6 +108,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--heartbeat-speed", "N", "how many times faster than Deribit's heartbeats (default: 1)"),
     ):
         parser.add_argument(name, dest=_dest(name), metavar=metavar, help=text)
+
+
+def _needs_market(fault: Fault) -> bool:
+    return RULES[fault.kind].sort is Sort.MARKET or fault.kind == "lock"
 
 
 def _dest(flag: str) -> str:
@@ -147,6 +162,10 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "rate": ("--rate", _POSITIVE),
     "seed": ("--seed", _number(int, "expected a whole number", lambda _: True)),
     "faults": ("--faults", parse),
+    "main_keeps": (
+        "--main-keeps",
+        _number(float, "expected a number of seconds, or 0", lambda value: 0 <= value < float("inf")),
+    ),
     "capture": ("--capture", _existing_file),
     "speed": ("--speed", _POSITIVE),
     "journal": ("--journal", _new_file),

@@ -13,13 +13,14 @@ from websockets.http11 import Response
 
 from recorder.simulator import methods, wire
 from recorder.simulator.feed import Feed
+from recorder.simulator.journal import Journal
 from recorder.simulator.limits import Limits
-from recorder.simulator.methods import Params, RpcError
+from recorder.simulator.methods import Host, Params, RpcError
 
 PREFIX = "/api/v2/"
 
 
-def reply(feed: Feed, limits: Limits, path: str, now_s: float) -> Response:
+def reply(feed: Feed, limits: Limits, journal: Journal, path: str, now_s: float) -> Response:
     """Answer one GET."""
     in_us = time.time_ns() // 1000
     url = urlsplit(path)
@@ -27,10 +28,12 @@ def reply(feed: Feed, limits: Limits, path: str, now_s: float) -> Response:
     status = HTTPStatus.OK
     try:
         if not limits.spend(method, now_s):
+            journal.event("limit", kind="credits", host="history", method=method)
             raise RpcError(10028, "too_many_requests")
         if method in methods.WEBSOCKET_ONLY:
             raise RpcError(10030, "must_be_websocket_request")
-        body = f'"result":{methods.answer(feed, method, Params(dict(parse_qsl(url.query)), from_query=True))}'
+        params = Params(dict(parse_qsl(url.query)), from_query=True)
+        body = f'"result":{methods.answer(Host(feed, feed.trades), method, params)}'
     except RpcError as exc:
         status, body = HTTPStatus.BAD_REQUEST, exc.body
     return respond(status, wire.response(None, body, in_us=in_us, out_us=time.time_ns() // 1000))

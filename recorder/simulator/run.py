@@ -43,8 +43,8 @@ async def serving(options: Options) -> AsyncIterator[Exchange]:
     """
     with _open_journal(options) as journal:
         feed = _feed(options, journal)
-        sabotage = Sabotage(options.faults, seed=options.seed, journal=journal)
-        exchange = Exchange(feed, sabotage, journal, heartbeat_speed=options.heartbeat_speed)
+        exchange = Exchange(feed, journal, heartbeat_speed=options.heartbeat_speed)
+        sabotage = Sabotage(options.faults, exchange, seed=options.seed)
         listening = _listen(options)
         host, port = listening.getsockname()[:2]
         exchange.url = f"ws://{_bracketed(host)}:{port}{WEBSOCKET_PATH}"
@@ -61,14 +61,13 @@ async def serving(options: Options) -> AsyncIterator[Exchange]:
                 close_timeout=_CLOSE_TIMEOUT_S,
             )
             async with server:
-                own = [
-                    group.create_task(task) for task in (feed.run(), sabotage.run(exchange), journal.keep_flushed())
-                ]
+                own = [group.create_task(task) for task in (feed.run(), sabotage.run(), journal.keep_flushed())]
                 try:
                     yield exchange
                 finally:
                     for task in own:
                         task.cancel()
+                    exchange.end()
 
 
 def _feed(options: Options, journal: Journal) -> Feed:
@@ -80,6 +79,7 @@ def _feed(options: Options, journal: Journal) -> Feed:
         messages_per_s=options.messages_per_s,
         seed=options.seed,
         journal=journal,
+        main_keeps_s=options.main_keeps,
     )
 
 

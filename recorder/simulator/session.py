@@ -7,7 +7,7 @@ subscribe is answered after the first messages of its channels, because on the w
 import asyncio
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from typing import Protocol
 
@@ -19,8 +19,8 @@ from recorder.simulator import methods, wire
 from recorder.simulator.feed import Feed
 from recorder.simulator.journal import Journal
 from recorder.simulator.limits import Limits
-from recorder.simulator.methods import Params, RpcError
-from recorder.simulator.sabotage import Sabotage
+from recorder.simulator.methods import Host, Params, RpcError
+from recorder.simulator.tampering import Tampering
 
 MOST_CHANNELS_PER_CALL = 500
 LARGEST_FRAME_BYTES = 32 * 1024
@@ -30,6 +30,7 @@ LEAST_HEARTBEAT_S = 10
 _FIRST_TEST_SHARE, _TEST_AFTER_S, _ANSWER_WITHIN_S = 1.2, 0.6, 10.0
 _IDLE_S = 60.5  # without heartbeat and subscription
 _POLICY_VIOLATION = 1008  # Deribit's own code for a terminated session is not known
+_WITHOUT_AUTHENTICATION = frozenset({"public/test", "public/set_heartbeat", "public/subscribe"})
 _YIELD_EVERY = 64  # messages; a burst must not hold up the others
 
 
@@ -37,9 +38,18 @@ class House(Protocol):
     """What all connections share."""
 
     feed: Feed
-    sabotage: Sabotage
+    tampering: Tampering
     journal: Journal
     heartbeat_speed: float
+    troubles: Counter[str]
+
+
+class _TradesData(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+class _TradesMessage(msgspec.Struct):
+    params: _TradesData
 
 
 class Session:
@@ -77,6 +87,7 @@ class Session:
                         task.cancel()
         finally:
             self._stream.close()
+            self._drop_waiting()
             journal.event(
                 "close",
                 connection=self.number,
@@ -86,14 +97,21 @@ class Session:
 
     def send_data(self, channel: str, message: bytes) -> None:
         """Send what a channel carries, unless a fault is done to it."""
-        if self._house.sabotage.filter(self.number, channel, message, self.send):
+        instead = self._house.tampering.apply(self.number, channel, message)
+        if instead is None:
             self.send(message, is_data=True)
+        else:
+            for each, is_data in instead:
+                self.send(each, is_data=is_data)
 
     def send(self, message: bytes, *, is_data: bool = False) -> None:
         """Send anything; a client that reads too slowly is cut off."""
         if self.silent or self._cut_for or (is_data and self._ending is not None):
+            self._tell_unsent(message, is_data)
             return
         if len(self._waiting) >= MOST_WAITING:
+            self._limit("slow_reader", waiting=len(self._waiting))
+            self._tell_unsent(message, is_data)
             self.kill("connection_too_slow")
             return
         self._waiting.append((message, is_data))
@@ -102,18 +120,39 @@ class Session:
     def kill(self, reason: str) -> None:
         """End the connection without a close frame."""
         self._cut_for = self._cut_for or reason
-        self._waiting.clear()
+        self._drop_waiting()
         self._socket.transport.abort()
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection once all that waits is sent."""
+        self._ending = self._ending or (code, reason)
+        self._filled.set()
 
     def set_silent(self, *, silent: bool) -> None:
         """Play dead: nothing is sent and nothing is read, so that not even a ping is answered."""
         self.silent = silent
         self._unanswered = False
         if silent:
-            self._waiting.clear()
+            self._drop_waiting()
             self._socket.transport.pause_reading()
         elif not self._socket.transport.is_closing():
             self._socket.transport.resume_reading()
+
+    def _drop_waiting(self) -> None:
+        held = [(message, True) for message in self._house.tampering.release(self.number)]
+        for message, is_data in (*self._waiting, *held):
+            self._tell_unsent(message, is_data)
+        self._waiting.clear()
+
+    def _tell_unsent(self, message: bytes, is_data: bool) -> None:  # noqa: FBT001 - the pair that waits
+        """Write down the trades of a message that was meant to be sent and never will be."""
+        if is_data and b'"channel":"trades.' in message:
+            for trade in msgspec.json.decode(message, type=_TradesMessage).params.data:
+                self._house.journal.unsent_trade(bytes(trade))
+
+    def _limit(self, kind: str, **facts: object) -> None:
+        """Write down that the client went over a limit."""
+        self._house.journal.event("limit", kind=kind, connection=self.number, **facts)
 
     # Tasks
 
@@ -174,12 +213,13 @@ class Session:
         request_id: object = None
         after: list[str] = []
         try:
+            if len(text) > LARGEST_FRAME_BYTES:
+                self._limit("frame", bytes=len(text))
+                raise RpcError(-32600, "request entity too large")
             request = _parse(text)
             request_id = request.get("id")
             method, params = _read(request)
-            if not self._limits.spend(method, self._heard_s):
-                self._ending = _POLICY_VIOLATION, "too_many_requests"
-                raise RpcError(10028, "too_many_requests")
+            self._admit(method)
             body = f'"result":{self._call(method, params, after)}'
         except RpcError as exc:
             body = exc.body
@@ -192,6 +232,18 @@ class Session:
         else:
             self.send(reply)
             self._stream.subscribe(after)
+
+    def _admit(self, method: str) -> None:
+        """Let a call pass, unless the client asks too much or a fault forbids it."""
+        troubles = self._house.troubles
+        is_affordable = self._limits.spend(method, self._heard_s)
+        if not is_affordable:
+            self._limit("credits", method=method)
+        if not is_affordable or troubles["too_many"]:
+            self._ending = _POLICY_VIOLATION, "too_many_requests"
+            raise RpcError(10028, "too_many_requests")
+        if troubles["unauthenticated"] and method not in _WITHOUT_AUTHENTICATION:
+            raise RpcError(11056, "unauthenticated_public_requests_temporarily_disabled")
 
     def _call(self, method: str, params: Params, after: list[str]) -> str:
         match method:
@@ -214,17 +266,21 @@ class Session:
                 return '"ok"'
             case "public/test":
                 self._unanswered = False
-        return methods.answer(self._house.feed, method, params)
+        feed = self._house.feed
+        return methods.answer(Host(feed, feed.main_trades), method, params)
 
     def _subscribe(self, asked: list[str], new: list[str]) -> list[str]:
         """Hold what exists, silently leave out the rest, and say what is held, in another order."""
         if len(asked) > MOST_CHANNELS_PER_CALL:
+            self._limit("channels", channels=len(asked))
             raise RpcError(-32600, "request entity too large")
         if any(channel.endswith(".raw") for channel in asked):
             raise RpcError(13778, "raw_subscriptions_not_available_for_unauthorized")
         self._subscribe_calls += 1
         granted = [channel for channel in dict.fromkeys(asked) if self._house.feed.grants(channel)]
         new += [channel for channel in granted if channel not in self.channels]
+        if held := [channel for channel in granted if channel in self.channels]:
+            self._house.journal.event("subscribed_again", connection=self.number, channels=held)
         self.channels.update(dict.fromkeys(granted))
         self._house.journal.event("subscribed", connection=self.number, channels=new)
         self._rng.shuffle(granted)
@@ -232,6 +288,8 @@ class Session:
 
     def _unsubscribe(self, asked: list[str]) -> list[str]:
         held = [channel for channel in dict.fromkeys(asked) if channel in self.channels]
+        for message in self._house.tampering.release(self.number):
+            self.send(message, is_data=True)
         for channel in held:
             del self.channels[channel]
         self._stream.unsubscribe(held)
@@ -254,8 +312,6 @@ class Session:
 
 
 def _parse(text: str | bytes) -> dict[str, object]:
-    if len(text) > LARGEST_FRAME_BYTES:
-        raise RpcError(-32600, "request entity too large")
     try:
         request = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError):
