@@ -133,13 +133,14 @@ class Healer:
         numbers: dict[str, set[int]] = {}
         start_ms, end_ms = start_us // 1000 - MARGIN_BEFORE_MS, end_us // 1000 + MARGIN_AFTER_MS
         for trade in await self._history.traded(host, start_ms, end_ms):
-            had = self._intake.had.by_instrument.get(trade.instrument_name)
-            if (had is None or trade.trade_seq < had.first) and trade.timestamp < start_us // 1000:
-                continue  # traded before recording of it began
+            had = self._intake.owed.had.by_instrument.get(trade.instrument_name)
+            before_us = self._intake.recording_since_us
+            if (had is None or trade.trade_seq < had.first) and trade.timestamp * 1000 < before_us:
+                continue  # traded before recording began
             numbers.setdefault(trade.instrument_name, set()).add(trade.trade_seq)
         parts = set()
         for name, seqs in numbers.items():
-            parts |= self._intake.owe(name, min(seqs), max(seqs), cause, start_us)
+            parts |= self._intake.owed.owe(name, min(seqs), max(seqs), cause, start_us)
         return parts
 
     async def _heal_numbers(self, gap: Gap, case: Case) -> None:
@@ -148,14 +149,14 @@ class Healer:
             return
         name, first, last = gap.instrument, gap.first_missing, gap.last_missing
         shown_later = {host for host in HOSTS if await self._fetch(host, name, first, last)}
-        missing = [n for a, b in self._intake.had.missing(name, first, last) for n in range(a, b + 1)]
+        missing = [n for a, b in self._intake.owed.had.missing(name, first, last) for n in range(a, b + 1)]
         now_s = time.monotonic()
         if shown_later == set(HOSTS):
             case.absent_since_s = {n: case.absent_since_s.get(n, now_s) for n in missing}
         void = {n for n in missing if now_s - case.absent_since_s.get(n, now_s) >= self._void_after_s}
         lost = set(missing) - void if self._is_old(gap) else set()
         if missing and void | lost >= set(missing):
-            self._intake.give_up(gap, void=void, lost=lost)
+            self._intake.owed.give_up(gap, void=void, lost=lost)
         elif case.absent_since_s:
             since_s = now_s - min(case.absent_since_s.values())
             case.ask_at_s = now_s + max(self._void_after_s - since_s, POLL_S)
@@ -163,14 +164,14 @@ class Healer:
     async def _fetch(self, host: Host, name: str, first: int, last: int) -> bool:
         """Record what a host has of the missing numbers; whether it showed a later trade of that instrument."""
         shown_later = False
-        for a, b in self._intake.had.missing(name, first, last):
+        for a, b in self._intake.owed.had.missing(name, first, last):
             # One more than is missing: a host that shows the next trade would have shown these.
             for trade in await self._history.by_number(host, name, a, b + 1):
                 if trade.trade_seq > b:
                     shown_later = True
                 elif not self._intake.take_trade(trade, "backfill", self._now_us(), 0):
                     return False  # the buffer is full: another time
-        if not shown_later and self._intake.had.missing(name, first, last):
+        if not shown_later and self._intake.owed.had.missing(name, first, last):
             shown_later = await self._history.newest(host, name) > last
         return shown_later
 
@@ -179,9 +180,9 @@ class Healer:
         for name in self._intake.begun_without_trades():
             if name not in self._asked_newest:
                 self._asked_newest.add(name)
-                # The main host forgets: only if both know none did it never trade.
                 newest = await self._history.newest("main", name) or await self._history.newest("history", name)
-                self._intake.begin_trades(name, newest)
+                if newest:  # where neither shows a trade, its first live one is where it begins
+                    self._intake.owed.begin(name, newest)
 
     def _is_old(self, gap: Gap) -> bool:
         return self._now_us() - gap.started_us > self._lost_after_s * US_PER_S

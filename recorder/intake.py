@@ -9,7 +9,7 @@ from recorder.deribit.book import Top
 from recorder.deribit.feed import Family
 from recorder.deribit.messages import InstrumentData, InstrumentStateData, TickerData, TradeData
 from recorder.deribit.universe import ENDED_STATES, Listing
-from recorder.gaps import Cause, Fate, Gap, GapLog
+from recorder.gaps import Gap, GapLog
 from recorder.lanes import ALL, Lane
 from recorder.rejects import Rejects
 from recorder.rows import US_PER_MS, instrument_row, quote_row, ticker_row, trade_row
@@ -17,6 +17,7 @@ from recorder.runtime.logging import Logger
 from recorder.segments.layout import US_PER_DAY
 from recorder.segments.schemas import GAPS_STREAM, Row, stream_name
 from recorder.trades_had import TradesHad
+from recorder.trades_owed import TradesOwed
 
 # Rows of these streams are few; the bound is against the unforeseen.
 BUFFER_SIZE_INSTRUMENTS = 100_000
@@ -38,6 +39,7 @@ class Intake:
         # What the tape remembers
         had: TradesHad,
         open_gaps: Iterable[Gap],
+        recording_since_us: int | None = None,
         # Edges
         rejects: Rejects,
         now_us: Callable[[], int],
@@ -51,9 +53,9 @@ class Intake:
             return Buffer(stream_name(currency, kind, stream_kind), limit_rows)
 
         self.rejects = rejects
-        self.had = had
         self.received = 0
         self.last_tick_us = 0
+        self.recording_since_us = recording_since_us if recording_since_us is not None else now_us()
         self._now_us = now_us
         self._on_instrument = on_instrument
         self._on_list_missed = on_list_missed
@@ -74,12 +76,7 @@ class Intake:
         self._platform: dict[str, bool] = {}  # what the exchange last said of itself
         self._chain: dict[str, tuple[int, int]] = {}  # newest recorded change_id, its timestamp_ms
         self._instruments: dict[str, InstrumentData] = {}
-        self._last_trade_us: dict[str, int] = {}  # when an instrument's last live trade was received
-        # Gaps whose fate is known, and how far the trades buffer must be durable before it is told.
-        self._settled: dict[str, tuple[int, Gap, list[tuple[Fate, int, int]]]] = {}
-        for gap in self.gaps.open_gaps:
-            if gap.stream == self.trades_lane.stream and gap.instrument and gap.first_missing and gap.last_missing:
-                self.had.owe(gap.instrument, gap.first_missing, gap.last_missing)
+        self.owed = TradesOwed(self.trades_lane, self.gaps, had, since_us=self.recording_since_us, now_us=now_us)
         self._told: dict[str, tuple[str | None, bool]] = {}  # state and recorded, as last written
         self._told_day = 0
 
@@ -159,34 +156,13 @@ class Intake:
         for data in trades:
             self.take_trade(data, "live", received_us, since_us)
 
-    def take_trade(self, data: TradeData, source: str, received_us: int, since_us: int) -> bool:
+    def take_trade(
+        self, data: TradeData, source: Literal["live", "backfill"], received_us: int, since_us: int
+    ) -> bool:
         """Record a trade, live or fetched, unless it is had; False if there was no room for it."""
-        name, seq = data.instrument_name, data.trade_seq
-        new = self.had.add(name, seq)
-        if new is False:
-            return True
-        underlying_price = self._newest.get(name, (None, None))[0] if source == "live" else None
-        taken = self.trades_lane.add(trade_row(data, received_us, underlying_price, source), received_us)
-        if not taken:
-            self.had.remove(name, seq)
-        if isinstance(new, tuple):
-            self._missed_trades(name, new, since_us)
-        elif taken:
-            self._filled(name, seq)
-        if source == "live":
-            self._last_trade_us[name] = received_us
-        return taken
-
-    # What trades are missing
-
-    def owe(self, instrument: str, first: int, last: int, cause: Cause, since_us: int) -> set[str]:
-        """Open gaps for what of [first, last] is neither had nor told; return all open gap_ids that concern it."""
-        self.had.owe(instrument, first, last)
-        known = self.gaps.find(stream=self.trades_lane.stream, instrument=instrument)
-        told = [(gap.first_missing or 0, gap.last_missing or 0) for gap in known]
-        for a, b in _without(self.had.missing(instrument, first, last), told):
-            known.append(self._open_trades_gap(instrument, (a, b), cause, since_us))
-        return {gap.gap_id for gap in known if (gap.first_missing or 0) <= last and (gap.last_missing or 0) >= first}
+        newest = self._newest.get(data.instrument_name) if source == "live" else None
+        row = trade_row(data, received_us, newest[0] if newest else None, source)
+        return self.owed.take(row, data.instrument_name, data.trade_seq, received_us, since_us, live=source == "live")
 
     def begun_without_trades(self) -> list[str]:
         """Return live instruments of which nothing is had, and so nobody knows where they begin."""
@@ -195,70 +171,8 @@ class Intake:
         return [
             name
             for name, data in self._instruments.items()
-            if name not in self.had.by_instrument and data.state not in ENDED_STATES
+            if data.state not in ENDED_STATES and name not in self.owed.had.by_instrument
         ]
-
-    def begin_trades(self, instrument: str, newest: int) -> None:
-        """Owe what follows an instrument's newest trade as of now."""
-        had = self.had.by_instrument.get(instrument)
-        if had is None:
-            self.had.begin(instrument, newest)
-        elif had.first > newest + 1:  # a live trade was faster than the answer
-            hole = (newest + 1, had.first - 1)
-            self.had.owe(instrument, *hole)
-            self._open_trades_gap(instrument, hole, "sequence_break", self._now_us())
-
-    def give_up(self, gap: Gap, *, void: AbstractSet[int], lost: AbstractSet[int]) -> None:
-        """Settle a gap of which every number is fetched, void, or lost; do nothing while one is open."""
-        assert gap.instrument is not None
-        assert gap.first_missing is not None
-        assert gap.last_missing is not None
-        ranges = self.had.missing(gap.instrument, gap.first_missing, gap.last_missing)
-        if {n for a, b in ranges for n in range(a, b + 1)} <= void | lost:
-            runs = runs_of_fate(gap.first_missing, gap.last_missing, void=void, lost=lost)
-            self._settled[gap.gap_id] = (self.trades_lane.buffer.position, gap, runs)
-
-    def _missed_trades(self, instrument: str, hole: tuple[int, int], since_us: int) -> None:
-        last_us = self._last_trade_us.get(instrument, 0)
-        # A hole in time explains a jump only if the instrument has not traded since it ended.
-        for gap in self.gaps.find(stream=self.trades_lane.stream):
-            if gap.ended_us is None or last_us < gap.ended_us:
-                self._open_trades_gap(instrument, hole, gap.cause, gap.started_us)
-                return
-        self._open_trades_gap(instrument, hole, "sequence_break", since_us)
-
-    def _open_trades_gap(self, instrument: str, hole: tuple[int, int], cause: Cause, started_us: int) -> Gap:
-        return self.gaps.open(
-            self.trades_lane.stream,
-            instrument,
-            cause,
-            started_us=started_us,
-            now_us=self._now_us(),
-            first_missing=hole[0],
-            last_missing=hole[1],
-        )
-
-    def _filled(self, instrument: str, trade_seq: int) -> None:
-        """Settle the gaps that a trade has filled to the last number, once that trade is durable."""
-        for gap in self.gaps.find(stream=self.trades_lane.stream, instrument=instrument):
-            first, last = gap.first_missing, gap.last_missing
-            if first is None or last is None or not first <= trade_seq <= last:
-                continue
-            if not self.had.missing(instrument, first, last):
-                self._settled[gap.gap_id] = (self.trades_lane.buffer.position, gap, [("healed", first, last)])
-
-    def _tell_settled(self, now_us: int) -> None:
-        """Write the fate of gaps whose trades are durable: the round that writes it begins with the gaps."""
-        durable = self.trades_lane.buffer.durable
-        for gap_id, (position, gap, runs) in list(self._settled.items()):
-            if position <= durable:
-                del self._settled[gap_id]
-                self.gaps.settle_runs(gap, runs, now_us=now_us)
-
-    @property
-    def settling(self) -> bool:
-        """Whether the fate of some gap waits for its trades to be durable."""
-        return bool(self._settled)
 
     # Instruments
 
@@ -267,7 +181,7 @@ class Intake:
         now_us = self._now_us()
         if self._instruments:
             for name in listing.instruments.keys() - self._instruments.keys():
-                self.had.begin(name, 0)  # listed since, unannounced
+                self.owed.had.begin(name, 0)  # listed since, unannounced
         for name in self._instruments.keys() - listing.instruments.keys():
             if self._told.get(name, (None, False))[1]:
                 self._tell(name, listing.exchange_us or now_us, now_us, recorded=False)  # gone, unannounced
@@ -285,7 +199,7 @@ class Intake:
         """Record a new listing."""
         self.received += 1
         self._instruments[data.instrument_name] = data
-        self.had.begin(data.instrument_name, 0)
+        self.owed.had.begin(data.instrument_name, 0)
         exchange_ms = data.timestamp or data.creation_timestamp
         self._tell(data.instrument_name, exchange_ms * US_PER_MS if exchange_ms else received_us, received_us)
         self._on_instrument(data)
@@ -397,7 +311,7 @@ class Intake:
     def tick(self) -> None:
         """Do what time asks for; called before each flush round."""
         now_us = self._now_us()
-        self._tell_settled(now_us)
+        self.owed.tick(now_us)
         for lane in self.lanes:
             lane.tick(now_us)
         if self._told_day and now_us // US_PER_DAY != self._told_day:
@@ -417,6 +331,7 @@ class Intake:
     def stopped(self, since_us: int) -> None:
         """Open the gap that a clean stop leaves; the next start takes it up."""
         now_us = self._now_us()
+        self.owed.tell_jumps()
         for lane in self.lanes:
             if not lane.stopped_cleanly():
                 self.gaps.open(lane.stream, None, "stopped", started_us=since_us, now_us=now_us)
@@ -427,30 +342,3 @@ def _is_newer(row: Row, newest: Row | None) -> bool:
     if newest is None or row[0] > newest[0]:
         return True
     return bool(row[0] == newest[0] and row[3:] != newest[3:])
-
-
-def runs_of_fate(
-    first: int, last: int, *, void: AbstractSet[int], lost: AbstractSet[int]
-) -> list[tuple[Fate, int, int]]:
-    """Return (fate, first, last) for each run of numbers in [first, last] with one fate; the rest is healed."""
-    runs: list[tuple[Fate, int, int]] = []
-    for number in range(first, last + 1):
-        fate: Fate = "void" if number in void else "lost" if number in lost else "healed"
-        if runs and runs[-1][0] == fate:
-            runs[-1] = (fate, runs[-1][1], number)
-        else:
-            runs.append((fate, number, number))
-    return runs
-
-
-def _without(ranges: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return what of inclusive ranges lies in none of the others."""
-    left = list(ranges)
-    for a, b in holes:
-        left = [
-            part
-            for first, last in left
-            for part in ((first, min(last, a - 1)), (max(first, b + 1), last))
-            if part[0] <= part[1]
-        ]
-    return left

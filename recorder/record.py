@@ -29,7 +29,7 @@ from recorder.segments.schemas import stream_name
 from recorder.segments.tape import Tape
 from recorder.settings import RecorderSettings, default_recorder_name
 from recorder.statistics import EVERY_S, Written, line
-from recorder.tape_state import TapeState, last_row_us
+from recorder.tape_state import TapeState, first_row_us, last_row_us
 from recorder.watchlist import Watchlist
 
 QUIET_WARNING_US = 10_000_000
@@ -82,6 +82,7 @@ class Recorder:
             # Copies: the intake runs ahead of what is durable, the state follows it.
             had=deepcopy(state.had),
             open_gaps=deepcopy(state.open_gaps),
+            recording_since_us=first_row_us(data_dir, f"{settings.currency}_{settings.kind}_".lower()),
             rejects=Rejects(data_dir.rejected),
             now_us=self._clock.now_us,
             # The watchlist is made last: it needs the pool, which needs the intake.
@@ -243,7 +244,7 @@ class Recorder:
         """Flush and seal; `_abandon` ends it if the disk does not let it end."""
         self._intake.stopped(self._last_message_us())
         # Once more where a gap's fate had to wait for its trades to be durable.
-        while not await self._flusher.round() or self._intake.settling:  # noqa: ASYNC110 - no event: a disk
+        while not await self._flusher.round() or self._intake.owed.settling:  # noqa: ASYNC110 - no event: a disk
             await asyncio.sleep(0.2)
         await self._flusher.seal()
         self._log.info("stopped", messages=self._intake.received)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from recorder.gaps import Gap
 from recorder.runtime import disk
 from recorder.runtime.data_dir import DataDir
-from recorder.segments.layout import datetime_to_us, sealed_files
+from recorder.segments.layout import SegmentName, datetime_to_us, sealed_files, streams
 from recorder.segments.reader import read_segment
 from recorder.segments.schemas import GAPS_STREAM
 from recorder.trades_had import Had, TradesHad
@@ -46,6 +46,7 @@ class TapeState:
         self._data_dir = data_dir
         self._trades_stream = trades_stream
         self._gaps: dict[str, Gap] = {}
+        self._decided: list[tuple[str, int, int]] = []  # numbers that are void or lost: instrument, first, last
         self._through: dict[str, str] = {}
         self._file = data_dir.state / "trades.arrow"
         self._load()
@@ -77,6 +78,8 @@ class TapeState:
                 self.had.fold(
                     zip(checked.table["instrument"].to_pylist(), checked.table["trade_seq"].to_pylist(), strict=True)
                 )
+        for instrument, first, last in self._decided:  # again and again: its trades may be folded after its fate
+            self.had.close(instrument, first, last)
         self._through[stream] = max(path.name, self._through.get(stream, ""))
         return True
 
@@ -93,6 +96,7 @@ class TapeState:
         content = {
             "trades_stream": self._trades_stream,
             "through": self._through,
+            "decided": self._decided,
             "open_gaps": [asdict(gap) for gap in self._gaps.values()],
         }
         text = json.dumps(content)
@@ -121,11 +125,18 @@ class TapeState:
         }
         self._gaps = {gap["gap_id"]: Gap(**gap) for gap in content["open_gaps"]}
         self._through = content["through"]
+        self._decided = [(name, first, last) for name, first, last in content["decided"]]
 
     def _fold_gaps(self, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
             known = self._gaps.get(row["gap_id"])
             if row["status"] != "open":
+                if (
+                    row["status"] in ("void", "lost")
+                    and row["stream"] == self._trades_stream
+                    and row["first_missing"]
+                ):
+                    self._decided.append((row["instrument"], row["first_missing"], row["last_missing"]))
                 # The runs of a gap are written together, in order: with the last number every one has its fate.
                 if known is None or known.last_missing is None or row["last_missing"] == known.last_missing:
                     self._gaps.pop(row["gap_id"], None)
@@ -158,6 +169,21 @@ def last_row_us(data_dir: DataDir, stream: str) -> int | None:
         if checked.rows:
             return datetime_to_us(checked.table["received_at"][-1].as_py())
     return None
+
+
+def first_row_us(data_dir: DataDir, market: str) -> int | None:
+    """Return when recording of a market (`eth_option_`) began, as far as segments are left; None on a new tape.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    names = [
+        SegmentName.parse(path.name)
+        for stream in streams(data_dir)
+        if stream.startswith(market)
+        for path in sealed_files(data_dir, stream)[:1]
+    ]
+    return min((name.start_us for name in names if name is not None), default=None)
 
 
 def _crc32(text: str, rows: list[dict[str, Any]]) -> str:

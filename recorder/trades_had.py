@@ -68,6 +68,12 @@ class TradesHad:
             had.holes = _merge([*had.holes, (had.newest + 1, last)])
             had.newest = last
 
+    def close(self, instrument: str, first: int, last: int) -> None:
+        """Owe no longer what is void or lost."""
+        had = self.by_instrument.get(instrument)
+        if had is not None:
+            had.holes = without(had.holes, [(first, last)])
+
     def missing(self, instrument: str, first: int, last: int) -> list[tuple[int, int]]:
         """Return what of [first, last] is not had, as inclusive ranges."""
         had = self.by_instrument.get(instrument)
@@ -89,6 +95,19 @@ def _fill(holes: list[tuple[int, int]], trade_seq: int) -> bool:
             holes[index : index + 1] = [part for part in parts if part[0] <= part[1]]
             return True
     return False
+
+
+def without(ranges: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return what of inclusive ranges lies in none of the others."""
+    left = list(ranges)
+    for a, b in holes:
+        left = [
+            part
+            for first, last in left
+            for part in ((first, min(last, a - 1)), (max(first, b + 1), last))
+            if part[0] <= part[1]
+        ]
+    return left
 
 
 def _merge(holes: list[tuple[int, int]]) -> list[tuple[int, int]]:

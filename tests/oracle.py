@@ -37,6 +37,7 @@ class Expected:
     _newest: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     _chain: dict[str, int] = field(default_factory=dict)
     _books: dict[tuple[int, str], tuple[dict[float, float], dict[float, float]]] = field(default_factory=dict)
+    _at: dict[tuple[int, str], int] = field(default_factory=dict)
     _trades_had: set[tuple[str, int]] = field(default_factory=set)
 
     def take(self, connection: int, channel: str, data: Any) -> None:
@@ -52,10 +53,12 @@ class Expected:
 
     def _book(self, connection: int, data: dict[str, Any]) -> None:
         name = data["instrument_name"]
-        prev = data.get("prev_change_id") or None
-        if data.get("type") == "snapshot" or prev is None:
+        prev = data.get("prev_change_id")
+        follows = data.get("type") == "change" and prev is not None and prev == self._at.get((connection, name))
+        if data.get("type") == "snapshot" or (not prev and not follows):
             self._books[connection, name] = ({}, {})
             prev = None
+        self._at[connection, name] = data["change_id"]
         bids, asks = self._books[connection, name]
         for side, levels in ((bids, data["bids"]), (asks, data["asks"])):
             for action, price, amount in levels:
@@ -187,3 +190,36 @@ def judge(want: Expected, data_dir: Path, prefix: str = "eth_option") -> dict[st
         "tickers": compare(want.tickers, tape_rows(data_dir, f"{prefix}_tickers", TICKERS)),
         "trades": compare(want.trades, tape_rows(data_dir, f"{prefix}_trades", TRADES)),
     }
+
+
+@dataclass(frozen=True)
+class TradesMade:
+    """Every trade that there was, sent or not, and every number that there never was: (instrument, trade_seq)."""
+
+    made: dict[tuple[str, int], int]  # and its time, microseconds since 1970
+    void: set[tuple[str, int]]
+
+
+def trades_made(journal: Path) -> TradesMade:
+    """Read all trades from the simulator's journal: sent, withheld, or made while nobody listened."""
+    made: dict[tuple[str, int], int] = {}
+    void: set[tuple[str, int]] = set()
+    with journal.open() as lines:
+        for line in lines:
+            entry = json.loads(line)
+            if entry.get("kind") == "trade_void":
+                void.add((entry["instrument"], entry["trade_seq"]))
+                continue
+            found = entry.get("trade") or entry.get("message")
+            params = found.get("params", {}) if isinstance(found, dict) else {}
+            some = params["data"] if params.get("channel", "").startswith("trades.") else found
+            for trade in some if isinstance(some, list) else [some]:
+                if isinstance(trade, dict) and "trade_seq" in trade:
+                    made[trade["instrument_name"], trade["trade_seq"]] = trade["timestamp"] * 1000
+    return TradesMade(made, void)
+
+
+def journal_events(journal: Path, name: str) -> list[dict[str, Any]]:
+    """The journal's entries of one event."""
+    with journal.open() as lines:
+        return [entry for entry in map(json.loads, lines) if entry.get("event") == name]

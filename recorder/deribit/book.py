@@ -19,6 +19,7 @@ class Top(NamedTuple):
 class Applied(Enum):
     """What a notification meant to a book."""
 
+    SNAPSHOT = auto()  # the book begins anew: its top is a row without predecessor
     NEW = auto()  # the book moved on: its top is a row
     REPEATED = auto()  # delivered before; nothing new
     BROKEN = auto()  # the chain has a hole: the book is not to be believed until the next snapshot
@@ -39,7 +40,9 @@ class Book:
 
     def apply(self, data: BookData) -> Applied:
         """Take one notification."""
-        if data.is_snapshot:
+        # A new listing's first change says that it follows 0, which is also the id of its empty book's snapshot.
+        snapshot = data.is_snapshot and not (data.type == "change" and data.prev_change_id == self.change_id)
+        if snapshot:
             self._bids.clear()
             self._asks.clear()
         elif self.change_id is None:
@@ -54,7 +57,7 @@ class Book:
         if data.asks:
             self._asks.set(data.asks)
         self.change_id = data.change_id
-        return Applied.NEW
+        return Applied.SNAPSHOT if snapshot else Applied.NEW
 
     def forget(self) -> None:
         """Wait for a snapshot again."""

@@ -157,6 +157,8 @@ class Connection:
                 cause, reason = "silence", exc
             except (OSError, TimeoutError, WebSocketException, RpcError, msgspec.DecodeError) as exc:
                 reason = exc
+            if self._session is not None and self._session.refusal is not None:
+                reason = self._session.refusal
             was_connected = self.health.connected
             what, detail = trouble.explain(reason)
             self._session_ended(cause, detail)
@@ -332,13 +334,11 @@ class Connection:
         last = book.change_id
         applied = book.apply(data)
         if applied is Applied.NEW:
-            prev_change_id = data.prev_change_id
-            if data.is_snapshot:
-                prev_change_id = None
-                self._snapshot_due_s.pop(instrument, None)
-            self._feed.quote(
-                self.number, instrument, data.timestamp, book.top, data.change_id, prev_change_id, now_us
-            )
+            change_id, prev_change_id = data.change_id, data.prev_change_id
+            self._feed.quote(self.number, instrument, data.timestamp, book.top, change_id, prev_change_id, now_us)
+        elif applied is Applied.SNAPSHOT:
+            self._snapshot_due_s.pop(instrument, None)
+            self._feed.quote(self.number, instrument, data.timestamp, book.top, data.change_id, None, now_us)
         elif applied is Applied.BROKEN:
             assert last is not None
             assert data.prev_change_id is not None

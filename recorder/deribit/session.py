@@ -79,6 +79,7 @@ class Session:
         self._pacer = pacer
         self._last_heartbeat_s = time.monotonic()
         self._answers: set[asyncio.Task[None]] = set()
+        self.refusal: RpcError | None = None  # of what was called for the session's own sake
 
     async def call(self, method: str, **params: Any) -> Reply:
         """Make one call.
@@ -182,8 +183,11 @@ class Session:
 
     async def _answer(self) -> None:
         """Answer a test_request within the 10 s that Deribit allows."""
-        with contextlib.suppress(ConnectionClosed, TimeoutError, RpcError):  # read() and watch() end the session
-            await self.call("public/test")
+        with contextlib.suppress(ConnectionClosed, TimeoutError):  # read() and watch() end the session
+            try:
+                await self.call("public/test")
+            except RpcError as exc:
+                self.refusal = exc  # the close that follows says less
 
 
 @contextlib.asynccontextmanager

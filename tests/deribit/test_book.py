@@ -25,7 +25,7 @@ def test_a_snapshot_and_changes_give_the_top() -> None:
     """Levels are set, changed, and deleted on both sides."""
     book = Book()
 
-    assert book.apply(SNAPSHOT) is Applied.NEW
+    assert book.apply(SNAPSHOT) is Applied.SNAPSHOT
     assert book.top == Top(0.02, 5.0, 0.03, 80600.0)
     book.apply(data(type="change", change_id=99, prev_change_id=10, bids=[["delete", 0.02, 0.0]]))
     assert book.top == Top(0.01, 1.0, 0.03, 80600.0)
@@ -40,7 +40,7 @@ def test_a_hole_in_the_chain_breaks_the_book_until_a_snapshot() -> None:
 
     assert book.apply(data(type="change", change_id=30, prev_change_id=20)) is Applied.BROKEN
     assert book.apply(data(type="change", change_id=40, prev_change_id=30)) is Applied.WAITING
-    assert book.apply(data(type="snapshot", change_id=50)) is Applied.NEW
+    assert book.apply(data(type="snapshot", change_id=50)) is Applied.SNAPSHOT
     assert book.top == Top(None, None, None, None)
 
 
@@ -64,7 +64,17 @@ def test_what_is_delivered_twice_is_taken_once() -> None:
 )
 def test_all_forms_of_a_snapshot_are_known(fields: dict[str, object]) -> None:
     """A new listing's change on 0, the old form without type, and one that states a predecessor all begin a book."""
-    assert Book().apply(data(change_id=7, **fields)) is Applied.NEW
+    assert Book().apply(data(change_id=7, **fields)) is Applied.SNAPSHOT
+
+
+def test_the_first_change_of_an_empty_new_book_is_no_second_snapshot() -> None:
+    """An empty book's snapshot may have the id 0, and what follows it says so."""
+    book = Book()
+    book.apply(data(type="snapshot", change_id=0))
+    change = data(type="change", change_id=7, prev_change_id=0, bids=[["new", 0.02, 5.0]])
+
+    assert book.apply(change) is Applied.NEW
+    assert book.top.bid_price == 0.02
 
 
 LEVEL = st.tuples(
