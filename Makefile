@@ -9,7 +9,7 @@ ARGS ?= # more flags for the program, for example ARGS="--for 60"
 Q ?= SELECT instrument, count(*) AS quotes FROM eth_option_quotes GROUP BY ALL ORDER BY quotes DESC LIMIT 10
 
 ##@ Use
-.PHONY: help install demo record load replay audit sql completeness doctor simulate
+.PHONY: help install demo record load replay audit sql doctor simulate
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "; printf "make TARGET\n"} /^[a-z-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2} /^##@ / {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
 
@@ -38,9 +38,6 @@ audit: $(STAMP) ## Compare the database with the tape
 
 sql: $(STAMP) ## Query the tape, live rows included: make sql Q="SELECT …"
 	@$(PY) -m analysis sql "$(Q)" $(ARGS)
-
-completeness: $(STAMP) ## Prove what the tape holds, and name what it lacks
-	@$(PY) -m analysis completeness $(ARGS)
 
 doctor: $(STAMP) ## Check every segment (ARGS="--repair" to salvage)
 	@$(PY) -m recorder doctor $(ARGS)

@@ -27,7 +27,7 @@ from recorder.runtime.version import software
 from recorder.segments.recovery import recover
 from recorder.segments.schemas import stream_name
 from recorder.segments.tape import Tape
-from recorder.settings import RecorderSettings, default_recorder_name
+from recorder.settings import RecorderSettings, default_recorder_name, history_url
 from recorder.statistics import EVERY_S, Written, line
 from recorder.tape_state import TapeState, first_row_us, last_row_us
 from recorder.watchlist import Watchlist
@@ -129,7 +129,7 @@ class Recorder:
             self._intake,
             History(
                 call=self._pool.call,
-                history_url=settings.deribit_history_url,
+                history_url=history_url(settings),
                 currency=settings.currency,
                 kind=settings.kind,
             ),

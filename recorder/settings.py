@@ -6,8 +6,11 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Meta
+from msgspec.structs import fields
 
 from recorder.runtime.settings import CommonSettings, Port
+
+PRODUCTION_HOSTS = frozenset({"www.deribit.com", "deribit.com", "streams.deribit.com"})
 
 
 class RecorderSettings(CommonSettings, frozen=True, kw_only=True):
@@ -47,6 +50,19 @@ class RecorderSettings(CommonSettings, frozen=True, kw_only=True):
     stop_timeout_sec: Annotated[float, Meta(gt=0, le=3600, description="a clean stop takes at most this long")] = 20.0
     metrics_host: Annotated[str, Meta(min_length=1, description="where /metrics and /healthz listen")] = "127.0.0.1"
     metrics_port: Annotated[Port | None, Meta(description="their port, or off")] = None
+
+
+def history_url(settings: RecorderSettings) -> str:
+    """Return whom to ask for past trades: never the real exchange on behalf of another one.
+
+    Where DERIBIT_HISTORY_URL is left at its default and the socket is not production's (a testnet, a simulator),
+    it is the socket's own host over HTTP.
+    """
+    ws = urlsplit(settings.deribit_ws_url)
+    default = next(f.default for f in fields(RecorderSettings) if f.name == "deribit_history_url")
+    if settings.deribit_history_url != default or ws.hostname in PRODUCTION_HOSTS:
+        return settings.deribit_history_url
+    return f"{'https' if ws.scheme == 'wss' else 'http'}://{ws.netloc}/api/v2"
 
 
 def wrong_url(settings: RecorderSettings) -> list[str]:

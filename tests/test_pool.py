@@ -15,10 +15,9 @@ QUOTE = ["instrument", "change_id", "prev_change_id", "received_at"]
 
 
 def record_all(programs: Programs, url: str, tape: Path, *arguments: str | float) -> Program:
-    """Record a whole simulated chain over several connections, with its history at hand."""
-    history = url.replace("ws://", "http://").replace("/ws/api/v2", "/api/v2")
+    """Record a whole simulated chain over several connections."""
     return programs.record(
-        url, tape, "--top-n-instruments", 0, "--max-channels-per-connection", 60, "--deribit-history-url", history,
+        url, tape, "--top-n-instruments", 0, "--max-channels-per-connection", 60,
         "--trade-void-after-sec", 2, *arguments,
     )  # fmt: skip
 
