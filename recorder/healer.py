@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from recorder.deribit.history import HOSTS, History, HistoryRefused, Host
-from recorder.gaps import Cause, Gap
+from recorder.gaps import Cause, Fate, Gap
 from recorder.intake import Intake
 from recorder.lanes import ALL
 from recorder.runtime.backoff import Backoff
@@ -105,8 +105,9 @@ class Healer:
         if case.parts is None:
             case.parts = await self._who_traded(gap)
         if not case.parts & {open_gap.gap_id for open_gap in self._intake.gaps.open_gaps}:
-            self._intake.gaps.settle(gap, "healed", now_us=self._now_us())
-            self._log.info("gap.settled", cause=gap.cause, fate="healed", parts=len(case.parts))
+            fate: Fate = "lost" if case.parts & self._intake.owed.lost_in else "healed"
+            self._intake.gaps.settle(gap, fate, now_us=self._now_us())
+            self._log.info("gap.settled", cause=gap.cause, fate=fate, parts=len(case.parts))
         elif self._is_old(gap):
             self._intake.gaps.settle(gap, "lost", now_us=self._now_us())
 

@@ -80,8 +80,14 @@ class TapeState:
                 )
         for instrument, first, last in self._decided:  # again and again: its trades may be folded after its fate
             self.had.close(instrument, first, last)
+        self._decided = [one for one in self._decided if not self._spans(*one)]
         self._through[stream] = max(path.name, self._through.get(stream, ""))
         return True
+
+    def _spans(self, instrument: str, first: int, last: int) -> bool:
+        """Whether what is had reaches over these numbers, so that they cannot become a hole any more."""
+        had = self.had.by_instrument.get(instrument)
+        return had is not None and had.first <= first and last <= had.newest
 
     def save(self) -> None:
         """Replace the cache.

@@ -26,6 +26,7 @@ class TradesOwed:
         self._jumps: deque[tuple[int, str, tuple[int, int], int]] = deque()  # due, instrument, hole, since
         # Gaps whose fate is known, and how far the trades buffer must be durable before it is told.
         self._settled: dict[str, tuple[int, Gap, list[tuple[Fate, int, int]]]] = {}
+        self.lost_in: set[str] = set()  # gap_ids of which some number was lost
         for gap in gaps.open_gaps:
             if gap.stream == lane.stream and gap.instrument and gap.first_missing and gap.last_missing:
                 had.owe(gap.instrument, gap.first_missing, gap.last_missing)
@@ -127,6 +128,8 @@ class TradesOwed:
         for gap_id, (position, gap, runs) in list(self._settled.items()):
             if position <= durable:
                 del self._settled[gap_id]
+                if any(fate == "lost" for fate, _, _ in runs):
+                    self.lost_in.add(gap_id)
                 self._gaps.settle_runs(gap, runs, now_us=now_us)
 
     @property

@@ -57,7 +57,6 @@ class Round:
     incidents: list[str] = field(default_factory=list)  # failures that were survived, for the log
     failure: OSError | None = None  # why `left` is not empty
     size_bytes: int = 0
-    encode_s: float = 0.0
     fsync_s: float = 0.0
 
 
@@ -156,7 +155,6 @@ class Tape:
             raise
         result.durable[stream] = result.durable.get(stream, 0) + flush.rows
         result.size_bytes += flush.size_bytes
-        result.encode_s += flush.encode_s
         result.fsync_s += flush.fsync_s
 
     def _create(self, stream: str, start_us: int) -> SegmentWriter:

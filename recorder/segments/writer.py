@@ -25,7 +25,6 @@ class Flush:
 
     rows: int
     size_bytes: int
-    encode_s: float
     fsync_s: float
 
 
@@ -81,9 +80,8 @@ class SegmentWriter:
         Raises:
             OSError: the rows are not recorded, and the file is given up.
         """
-        begun = time.perf_counter()
         data = self._encoder.group(batch)
-        encoded = time.perf_counter()
+        begun_s = time.perf_counter()
         try:
             disk.write(self._fd, data)
             disk.fsync(self._fd)
@@ -92,7 +90,7 @@ class SegmentWriter:
             raise
         self.rows += batch.num_rows
         self.size_bytes += len(data)
-        return Flush(batch.num_rows, len(data), encoded - begun, time.perf_counter() - encoded)
+        return Flush(batch.num_rows, len(data), time.perf_counter() - begun_s)
 
     def seal(self) -> Path:
         """Finish the file with its footer, verify it by reading it back, and move it among the sealed ones.
