@@ -14,7 +14,8 @@ def open(data_dir: "str | Path") -> "DuckDBPyConnection":  # noqa: A001 - `analy
     """Return a DuckDB connection in which every stream of the tape is a table, as of this moment.
 
     Columns are those of docs/format.md; `gaps` has one row a gap in its newest state. Rows are in the tables as
-    soon as their flush has returned. `refresh` moves the tables to now.
+    soon as their flush has returned. `refresh` moves the tables to now. A file that is no segment of its stream, or
+    of a newer format version, is left out and named by a warning of the logger `analysis`.
 
     Raises:
         NoTape: there is no such directory.

@@ -1,6 +1,8 @@
 """Streams as DuckDB tables: sealed segments are scanned where they lie, live rows are read and checked."""
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -9,8 +11,11 @@ import pyarrow.dataset as ds
 from analysis.errors import NoTape
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.layout import streams
-from recorder.segments.reader import StreamSnapshot, snapshot
+from recorder.segments.reader import StreamSnapshot, choose_sealed, snapshot
 from recorder.segments.schemas import GAPS_STREAM, SCHEMAS, stream_kind
+
+# Of the standard library: what asks for rows may be a notebook, and a warning belongs on its stderr, never its stdout.
+log = logging.getLogger("analysis")
 
 # One row a gap, in its newest state.
 GAPS_VIEW = f"""
@@ -38,14 +43,44 @@ def refresh_tape(connection: duckdb.DuckDBPyConnection) -> None:
         raise NoTape("this connection was not made by analysis.open")
     data_dir = DataDir(root)
     for stream in sorted({*streams(data_dir), GAPS_STREAM}):
-        connection.register(stream, table_of(snapshot(data_dir, stream)))
+        connection.register(stream, Rows(snapshot(data_dir, stream)))
     connection.execute(GAPS_VIEW).fetchall()
 
 
-def table_of(found: StreamSnapshot) -> ds.Dataset:
-    """Return a stream as a dataset into which DuckDB pushes columns and filters."""
-    schema = SCHEMAS[stream_kind(found.stream) or ""]
-    parts = [ds.dataset(found.live if found.live is not None else pa.Table.from_batches([], schema=schema))]
-    if found.sealed:
-        parts.append(ds.dataset([str(path) for path in found.sealed], format="ipc", schema=schema))
-    return ds.dataset(parts)
+class Rows(ds.Dataset):  # type: ignore[misc] # pyarrow is untyped
+    """A stream as a dataset into which DuckDB pushes columns and filters.
+
+    Which sealed files count is found out when rows are first asked for: it takes a look into each of them.
+    """
+
+    def __init__(self, found: StreamSnapshot) -> None:
+        self._found = found
+        self._schema = SCHEMAS[stream_kind(found.stream) or ""]
+        self._rows: ds.Dataset | None = None
+        for file in found.left_out:
+            log.warning("left out %s", file)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The stream's columns, without what a segment says of itself."""
+        return self._schema
+
+    def scanner(self, **options: Any) -> Any:
+        """Scan it; DuckDB calls this at every query.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        if self._rows is None:
+            self._rows = self._choose()
+        return self._rows.scanner(**options)
+
+    def _choose(self) -> ds.Dataset:
+        sealed, left_out = choose_sealed(self._found.sealed, self._found.stream)
+        for file in left_out:
+            log.warning("left out %s", file)
+        live = self._found.live
+        parts = [ds.dataset(live if live is not None else pa.Table.from_batches([], schema=self._schema))]
+        if sealed:
+            parts.append(ds.dataset([str(path) for path in sealed], format="ipc", schema=self._schema))
+        return ds.dataset(parts)

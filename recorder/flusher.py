@@ -1,15 +1,16 @@
 """Brings rows from the buffers to the tape, a round at a time, in the writer thread."""
 
 import asyncio
-import errno
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from recorder.buffers import Buffer, Warner
 from recorder.clock import Clock
+from recorder.free_space import BYTES_PER_GB, FreeSpace
 from recorder.intake import Intake
 from recorder.runtime.backoff import Backoff
+from recorder.runtime.disk import FULL
 from recorder.runtime.logging import Logger
 from recorder.segments.tape import Batches, Round, Tape
 from recorder.statistics import Written
@@ -23,6 +24,7 @@ class Flusher:
         self, intake: Intake, tape: Tape, state: TapeState, clock: Clock, *, interval_s: float, log: Logger
     ) -> None:
         self.written = Written()
+        self.free_space = FreeSpace()
         self._seal_asked = False
         self._intake = intake
         self._tape = tape
@@ -77,6 +79,10 @@ class Flusher:
     def _write(self, rows: dict[str, Batches], rejects: list[dict[str, str]], now_us: int) -> Round:
         result = self._tape.write_round(rows, now_us=now_us)
         try:
+            result.free_bytes = self._tape.free_bytes()
+        except OSError as exc:
+            result.incidents.append(f"free space: {exc}")
+        try:
             self._intake.rejects.write(rejects)
         except OSError as exc:
             result.incidents.append(f"rejected/: {exc}")
@@ -114,6 +120,7 @@ class Flusher:
             fsync_s=result.fsync_s,
         )
         self._report(result)
+        self._watch_free_space(result)
         self._warn(buffers)
         return result.failure is None
 
@@ -143,7 +150,7 @@ class Flusher:
             self._log.error("disk.trouble", what=incident)
         failure = result.failure
         for lane in self._intake.lanes:
-            lane.disk_full = failure is not None and failure.errno in (errno.ENOSPC, errno.EDQUOT)
+            lane.disk_full = failure is not None and failure.errno in FULL
         if failure is None:
             self._backoff.reset()
             return
@@ -151,6 +158,19 @@ class Flusher:
         self._not_before_s = time.monotonic() + delay_s
         waiting = sum(batch.num_rows for batches in result.left.values() for batch in batches)
         self._log.error("flush.failed", error=str(failure), waiting_rows=waiting, retry_in_s=round(delay_s, 1))
+
+    def _watch_free_space(self, result: Round) -> None:
+        if result.free_bytes is None:
+            return
+        now_s, space = time.monotonic(), self.free_space
+        space.add(now_s, result.free_bytes, result.size_bytes)
+        if space.warning_due(now_s):
+            self._log.warning(
+                "disk.filling",
+                free_gb=round(result.free_bytes / BYTES_PER_GB, 2),
+                hours_left=None if space.hours_left is None else round(space.hours_left, 1),
+                remedy="free space, archive and prune, or move DATA_DIR",
+            )
 
     def _warn(self, buffers: Sequence[Buffer]) -> None:
         now_s = time.monotonic()

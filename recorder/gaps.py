@@ -27,6 +27,7 @@ class Gap:
     last_missing: int | None = None
     detail: str | None = None
     state_no: int = 0
+    opened_us: int | None = None  # when it was told, which may be long after it started; None: not known
 
     def row(self, status: str, now_us: int, *, first: int | None, last: int | None) -> Row:
         """Return the row of the gap's present state."""
@@ -62,6 +63,10 @@ class GapLog:
         """Return the open gaps of a stream; those of one instrument, or (None) those that concern every one."""
         return list(self._open.get((stream, instrument), {}).values())
 
+    def is_open(self, gap: Gap) -> bool:
+        """Whether a gap has no fate yet."""
+        return gap.gap_id in self._open.get((gap.stream, gap.instrument), {})
+
     @property
     def open_gaps(self) -> list[Gap]:
         """Every open gap."""
@@ -81,6 +86,7 @@ class GapLog:
     ) -> Gap:
         """Open a gap; `started_us` is the last moment at which nothing was missing yet."""
         gap = Gap(str(uuid.uuid4()), stream, instrument, cause, started_us, None, first_missing, last_missing, detail)
+        gap.opened_us = now_us
         self._of(gap)[gap.gap_id] = gap
         self._emit(gap.row("open", now_us, first=first_missing, last=last_missing))
         return gap
@@ -96,16 +102,22 @@ class GapLog:
         if ended_us is not None:
             gap.ended_us = ended_us
         gap.state_no += 1
-        del self._of(gap)[gap.gap_id]
+        self._close(gap)
         self._emit(gap.row(fate, now_us, first=gap.first_missing, last=gap.last_missing))
 
     def settle_runs(self, gap: Gap, runs: Iterable[tuple[Fate, int, int]], *, now_us: int) -> None:
         """Give the numbers of a gap their fates, one row for each run (fate, first, last), in order."""
         gap.ended_us = gap.ended_us or now_us
-        del self._of(gap)[gap.gap_id]
+        self._close(gap)
         for fate, first, last in runs:
             gap.state_no += 1
             self._emit(gap.row(fate, now_us, first=first, last=last))
 
     def _of(self, gap: Gap) -> dict[str, Gap]:
         return self._open.setdefault((gap.stream, gap.instrument), {})
+
+    def _close(self, gap: Gap) -> None:
+        of_one = self._of(gap)
+        del of_one[gap.gap_id]
+        if not of_one:  # instruments come and go for as long as the recorder runs
+            del self._open[gap.stream, gap.instrument]

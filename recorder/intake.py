@@ -22,6 +22,8 @@ from recorder.trades_owed import TradesOwed
 # Rows of these streams are few; the bound is against the unforeseen.
 BUFFER_SIZE_INSTRUMENTS = 100_000
 BUFFER_SIZE_GAPS = 100_000
+# A connection that carries a book brings each change within a window or two of any other; after this it is dead.
+HOLD_BACK_US = 1_000_000
 
 
 class Intake:
@@ -47,7 +49,10 @@ class Intake:
         on_list_missed: Callable[[], None],
         log: Logger,
     ) -> None:
-        """`on_instrument` is told of new listings and states, `on_list_missed` when some may have been missed."""
+        """`on_instrument` is told of new listings and states, `on_list_missed` when some may have been missed.
+
+        `recording_since_us` is None on a new tape: recording then begins when the trades channel is granted.
+        """
 
         def buffer(stream_kind: str, limit_rows: int) -> Buffer:
             return Buffer(stream_name(currency, kind, stream_kind), limit_rows)
@@ -55,6 +60,7 @@ class Intake:
         self.rejects = rejects
         self.received = 0
         self.last_tick_us = 0
+        self._tape_is_new = recording_since_us is None
         self.recording_since_us = recording_since_us if recording_since_us is not None else now_us()
         self._now_us = now_us
         self._on_instrument = on_instrument
@@ -69,12 +75,13 @@ class Intake:
         self.trades_lane.expect([ALL], now_us())
         self._instrument_rows = buffer("instruments", BUFFER_SIZE_INSTRUMENTS)
         self._newest: dict[str, tuple[float | None, float | None]] = {}  # underlying_price, mark_price
-        self._newest_ticker: dict[str, Row] = {}  # as last recorded
+        self._newest_ticker: dict[str, tuple[int, Row]] = {}  # as last recorded, and which connection brought it
         self._chosen: frozenset[str] = frozenset()
         self._lifecycle_on: set[int] = set()  # the connections that carry announcements
         self._lifecycle_missed = False
         self._platform: dict[str, bool] = {}  # what the exchange last said of itself
         self._chain: dict[str, tuple[int, int]] = {}  # newest recorded change_id, its timestamp_ms
+        self._held_back_us: dict[tuple[int, str], int] = {}  # since when a connection's book waits for another's
         self._instruments: dict[str, InstrumentData] = {}
         self.owed = TradesOwed(self.trades_lane, self.gaps, had, since_us=self.recording_since_us, now_us=now_us)
         self._told: dict[str, tuple[str | None, bool]] = {}  # state and recorded, as last written
@@ -106,7 +113,7 @@ class Intake:
 
         Connections need not cut their 100 ms windows at the same moment: a row is whole if it begins at or before
         the newest that is recorded. What begins after it is left to the connection that brings what lies between,
-        while there is one.
+        while there is one; but not for long, since that one may be open and dead.
         """
         self.received += 1
         self.last_tick_us = received_us
@@ -117,7 +124,9 @@ class Intake:
         beyond = change_id > newest_id or (prev_change_id is None and timestamp_ms > newest_ms)
         if beyond:
             if connection not in carriers and carriers and (prev_change_id is None or prev_change_id > newest_id):
-                return
+                since_us = self._held_back_us.setdefault((connection, instrument), received_us)
+                if received_us - since_us < HOLD_BACK_US:
+                    return
             newest = self._newest.get(instrument, (None, None))
             row = quote_row(instrument, timestamp_ms, received_us, top, newest, change_id, prev_change_id)
             if lane.add(row, received_us):
@@ -131,6 +140,7 @@ class Intake:
                     now_us=received_us,
                     ids=(newest_id + 1, prev_change_id),
                 )
+            self._held_back_us.pop((connection, instrument), None)
             lane.flows(connection, instrument, received_us)
 
     def ticker(self, connection: int, data: TickerData, received_us: int) -> None:
@@ -143,10 +153,12 @@ class Intake:
         if connection not in carriers:
             self.tickers.flows(connection, name, received_us)
             carriers = self.tickers.carriers(name)
-        if len(carriers) > 1 and not _is_newer(row, self._newest_ticker.get(name)):
+        brought_by, newest = self._newest_ticker.get(name, (connection, None))
+        # Also where the other connection has just left: this one's window may end later.
+        if (len(carriers) > 1 or brought_by != connection) and not _is_newer(row, newest):
             return
         self._newest[name] = (data.underlying_price, data.mark_price)
-        self._newest_ticker[name] = row
+        self._newest_ticker[name] = connection, row
         self.tickers.add(row, received_us)
 
     def trades(self, trades: list[TradeData], received_us: int, since_us: int) -> None:
@@ -180,13 +192,18 @@ class Intake:
         """Take over the exchange's list and what of it is to be recorded, before it is subscribed."""
         now_us = self._now_us()
         if self._instruments:
+            begun_us = max(self.recording_since_us, self.owed.complete_before_us)
             for name in listing.instruments.keys() - self._instruments.keys():
-                self.owed.had.begin(name, 0)  # listed since, unannounced
+                # Listed since, unannounced; or seen before, left out of one list, and back.
+                if (listing.instruments[name].creation_timestamp or 0) * US_PER_MS >= begun_us:
+                    self.owed.had.begin(name, 0)
         for name in self._instruments.keys() - listing.instruments.keys():
             if self._told.get(name, (None, False))[1]:
                 self._tell(name, listing.exchange_us or now_us, now_us, recorded=False)  # gone, unannounced
-            self._told.pop(name, None)
+            for known in (self._told, self._newest, self._newest_ticker, self._chain):
+                known.pop(name, None)
         self._instruments = dict(listing.instruments)
+        self.owed.listed({data.instrument_name for data in listing.live}, now_us)
         before, self._chosen = self._chosen, frozenset(instruments)
         self.quotes.expect(self._chosen, now_us)
         self.tickers.expect(self._chosen, now_us)
@@ -245,6 +262,8 @@ class Intake:
         self.quotes.subscribed(books | refused, now_us)
         self.tickers.subscribed(tickers | refused, now_us)
         if trades:
+            if self._tape_is_new:
+                self._tape_is_new, self.recording_since_us = False, now_us
             self.trades_lane.flows(connection, ALL, now_us)
         if lifecycle:
             if self._lifecycle_missed:
@@ -256,6 +275,7 @@ class Intake:
         """Recording ends where nobody else carries an instrument; it was told when the choice was made."""
         now_us = self._now_us()
         self.quotes.left(connection, instruments, now_us)
+        self._forget_held_back(connection, instruments)
         self.tickers.left(connection, instruments, now_us)
         if trades:
             self.trades_lane.left(connection, [ALL], now_us)
@@ -267,8 +287,18 @@ class Intake:
         now_us = self._now_us()
         for lane in self.lanes:
             lane.lost(connection, cause, since_us=since_us, now_us=now_us, detail=detail)
+        self._forget_held_back(connection, None)
         self._lifecycle_missed |= self._lifecycle_on == {connection}
         self._lifecycle_on.discard(connection)
+
+    def _forget_held_back(self, connection: int, instruments: AbstractSet[str] | None) -> None:
+        gone = [
+            one
+            for one in self._held_back_us
+            if one[0] == connection and (instruments is None or one[1] in instruments)
+        ]
+        for one in gone:
+            del self._held_back_us[one]
 
     def book_broken(
         self, connection: int, instrument: str, since_us: int, first_missing: int, last_missing: int

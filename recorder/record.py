@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
-from recorder.clock import Clock
+from recorder.clock import STEP_US, Clock
 from recorder.deribit.history import History
 from recorder.deribit.pool import Pool
 from recorder.deribit.universe import Universe
@@ -19,17 +19,20 @@ from recorder.healer import Healer
 from recorder.intake import Intake
 from recorder.rejects import Rejects
 from recorder.runtime import signals
+from recorder.runtime.backoff import Backoff
 from recorder.runtime.data_dir import DataDir
+from recorder.runtime.disk import FULL
 from recorder.runtime.errors import DiskError
 from recorder.runtime.exit_codes import ExitCode
 from recorder.runtime.logging import Logger, get_logger
 from recorder.runtime.version import software
-from recorder.segments.recovery import recover
+from recorder.segments.chain import find_end
+from recorder.segments.recovery import Recovered, recover
 from recorder.segments.schemas import stream_name
 from recorder.segments.tape import Tape
 from recorder.settings import RecorderSettings, default_recorder_name, history_url
 from recorder.statistics import EVERY_S, Written, line
-from recorder.tape_state import TapeState, first_row_us, last_row_us
+from recorder.tape_state import TapeState, carry_over, first_row_us
 from recorder.watchlist import Watchlist
 
 QUIET_WARNING_US = 10_000_000
@@ -49,7 +52,7 @@ def record(settings: RecorderSettings, *, run_for_s: float | None, connect_timeo
     data_dir = DataDir(settings.data_dir)
     name = settings.recorder_name or data_dir.recorder_name() or default_recorder_name()
     with data_dir.lock(name), _disk_errors(data_dir):
-        for recovered in recover(data_dir):
+        for recovered in _recover(data_dir, log, asked):
             log.warning(
                 "segment.recovered",
                 name=recovered.live.name,
@@ -60,6 +63,26 @@ def record(settings: RecorderSettings, *, run_for_s: float | None, connect_timeo
             )
         recorder = Recorder(settings, data_dir, name, log)
         asyncio.run(recorder.run(run_for_s=run_for_s, connect_timeout_s=connect_timeout_s, stop_asked=asked.is_set))
+
+
+def _recover(data_dir: DataDir, log: Logger, stop_asked: threading.Event) -> list[Recovered]:
+    """Finish what a crash left; on a full disk wait for space: ending would only have us started again and again.
+
+    Raises:
+        OSError: the disk refused for another reason, or a stop was asked for while it was full.
+    """
+    backoff = Backoff()
+    while True:
+        try:
+            return recover(data_dir)
+        except OSError as exc:
+            if exc.errno not in FULL or stop_asked.is_set():
+                raise
+            delay_s = backoff.next_delay_s()
+            log.warning(
+                "disk.full", error=str(exc), retry_in_s=round(delay_s, 1), remedy="free some; nothing is recorded"
+            )
+            stop_asked.wait(delay_s)
 
 
 class Recorder:
@@ -178,10 +201,11 @@ class Recorder:
                 await stop.wait()
                 too_long = loop.call_later(self._settings.stop_timeout_sec, self._abandon)
                 await self._pool.leave()
+                silent_since_us = self._silent_since_us()
                 for task in tasks:
                     task.cancel()
                 await flushing
-            await self._finish()
+            await self._finish(silent_since_us)
             too_long.cancel()
         finally:
             self._flusher.close()
@@ -232,17 +256,22 @@ class Recorder:
                 reconnects=reconnects - told_reconnects,
                 connections=f"{pool.connected}/{len(pool.connections)}",
                 lag_ms=max((c.health.lag_us // 1000 for c in pool.connections if c.health.connected), default=0),
+                queue_ms=round(max((c.health.longest_wait_s for c in pool.connections), default=0.0) * 1000, 1),
                 open_gaps=len(intake.gaps.open_gaps),
+                disk_free_bytes=self._flusher.free_space.free_bytes,
+                disk_hours_left=self._flusher.free_space.hours_left,
             )
             self._log.info("statistics", **fields)
             line_s, received = now_s, intake.received
             told_reconnects, rejected = reconnects, intake.rejects.count
             for buffer in intake.buffers:
                 buffer.peak_rows = 0
+            for connection in pool.connections:
+                connection.health.longest_wait_s = 0.0
 
-    async def _finish(self) -> None:
+    async def _finish(self, silent_since_us: int) -> None:
         """Flush and seal; `_abandon` ends it if the disk does not let it end."""
-        self._intake.stopped(self._last_message_us())
+        self._intake.stopped(silent_since_us)
         # Once more where a gap's fate had to wait for its trades to be durable.
         while not await self._flusher.round() or self._intake.owed.settling:  # noqa: ASYNC110 - no event: a disk
             await asyncio.sleep(0.2)
@@ -258,18 +287,35 @@ class Recorder:
         sys.stderr.flush()
         os._exit(ExitCode.DISK)
 
-    def _last_message_us(self) -> int:
-        return max((c.health.last_message_us for c in self._pool.connections), default=0) or self._clock.now_us()
+    def _silent_since_us(self) -> int:
+        """When the first connection fell silent: they are left one after another, and one may be open and dead."""
+        newest_us = [c.health.last_message_us for c in self._pool.connections if c.health.connected]
+        return min((us for us in newest_us if us), default=self._clock.now_us())
 
     def _tell_crash(self, data_dir: DataDir) -> None:
-        """Open a gap from the last durable row of each stream, unless a clean stop opened its own."""
-        known = {lane: last_row_us(data_dir, lane.stream) for lane in self._intake.lanes}
-        if not any(known.values()):
+        """Open a gap from the last durable row of each stream, unless a clean stop opened its own.
+
+        A last row that lies in the future was stamped before the wall clock was set back, which is told as well.
+        """
+        now_us, gaps = self._clock.now_us(), self._intake.gaps
+        ends = {lane: find_end(data_dir, lane.stream) for lane in self._intake.lanes}
+        since = {lane: us for lane, end in ends.items() if (us := end.whole_until_us(now_us)) is not None}
+        if not since:
             return  # a new tape, or the first run of this market
-        earliest_us = min(us for us in known.values() if us)
-        for lane, last_us in known.items():
+        for lane, end in ends.items():
+            since_us = since.get(lane, min(since.values()))
+            for gap in gaps.open_gaps:
+                if gap.stream == lane.stream:
+                    carry_over(gap, end, since_us=since_us, now_us=now_us)
+            if end.last_us is not None and end.last_us > now_us + STEP_US:
+                by_s = (now_us - end.last_us) / 1e6
+                self._log.warning("clock.stepped", stream=lane.stream, by_at_least_s=by_s)
+                detail = f"the wall clock was stepped by {by_s:+.3f} s or more while nothing was recorded"
+                # Its bounds are the times that both clocks showed. Nothing is missing for it.
+                step = gaps.open(lane.stream, None, "clock_step", started_us=now_us, now_us=now_us, detail=detail)
+                gaps.settle(step, "void", now_us=now_us, ended_us=end.last_us)
             if not lane.stopped_cleanly():
-                lane.interrupted("crash", since_us=last_us or earliest_us, now_us=self._clock.now_us())
+                lane.interrupted("crash", since_us=since_us, now_us=now_us)
 
 
 @contextmanager

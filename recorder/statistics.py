@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from recorder.buffers import Buffer
+from recorder.free_space import BYTES_PER_GB
 
 EVERY_S = 60.0
 
@@ -42,7 +43,10 @@ def line(
     reconnects: int,
     connections: str,
     lag_ms: int,
+    queue_ms: float,
     open_gaps: int,
+    disk_free_bytes: int | None,
+    disk_hours_left: float | None,
 ) -> dict[str, object]:
     """Return the fields of the statistics line: counts since the last one, rates over `seconds`."""
     rounds = max(written.rounds, 1)
@@ -58,7 +62,10 @@ def line(
         "connections": connections,  # open / all
         "reconnects": reconnects,
         "lag_ms": lag_ms,  # of the newest tickers, received minus the exchange's time; the worst connection
+        "queue_ms": queue_ms,  # the longest that a message waited inside this process
         "open_gaps": open_gaps,
+        "disk_free_gb": None if disk_free_bytes is None else round(disk_free_bytes / BYTES_PER_GB, 1),
+        "disk_hours_left": None if disk_hours_left is None else round(disk_hours_left),
         "flush_ms": round(written.flush_s / rounds * 1e3, 2),
         "flush_max_ms": round(written.slowest_flush_s * 1e3, 2),
         "fsync_ms": round(written.fsync_s / rounds * 1e3, 2),

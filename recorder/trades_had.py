@@ -3,14 +3,16 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+Range = tuple[int, int]  # first and last, inclusive
 
-@dataclass
+
+@dataclass(slots=True)
 class Had:
-    """One instrument's trades: all of [first, newest] but the holes. `holes` are disjoint, in order, inclusive."""
+    """One instrument's trades: all of [first, newest] but the holes. `holes` are disjoint, in order."""
 
     first: int
     newest: int
-    holes: list[tuple[int, int]] = field(default_factory=list)
+    holes: list[Range] = field(default_factory=list)
 
 
 class TradesHad:
@@ -19,7 +21,7 @@ class TradesHad:
     def __init__(self) -> None:
         self.by_instrument: dict[str, Had] = {}
 
-    def add(self, instrument: str, trade_seq: int) -> tuple[int, int] | bool:
+    def add(self, instrument: str, trade_seq: int) -> Range | bool:
         """Take a trade.
 
         Returns:
@@ -39,20 +41,22 @@ class TradesHad:
             had.newest = trade_seq
             return hole
         if trade_seq < had.first:
-            # Older than what recording began with: new, though nobody owed it.
-            if trade_seq + 1 < had.first:
-                had.holes = _merge([(trade_seq + 1, had.first - 1), *had.holes])
-            had.first = trade_seq
-            return True
+            # Older than what recording began with: new, though nobody owed it. What lies between is missed.
+            hole, had.first = (trade_seq + 1, had.first - 1), trade_seq
+            if hole[0] > hole[1]:
+                return True
+            had.holes = _merge([hole, *had.holes])
+            return hole
         return _fill(had.holes, trade_seq)
 
     def remove(self, instrument: str, trade_seq: int) -> None:
-        """Un-have a trade that was dropped before it reached the disk."""
+        """Un-have a trade that was dropped before it reached the disk: it exists, so it is a hole."""
         had = self.by_instrument[instrument]
-        if had.first == had.newest == trade_seq:
-            del self.by_instrument[instrument]
-            return
         had.holes = _merge([*had.holes, (trade_seq, trade_seq)])
+
+    def forget(self, instrument: str) -> None:
+        """Know nothing of an instrument any more. Its trades would be new: for one that brings none any more."""
+        self.by_instrument.pop(instrument, None)
 
     def begin(self, instrument: str, newest: int) -> None:
         """Owe everything of an instrument that follows `newest` (0: from its first trade), if nothing is had yet."""
@@ -74,7 +78,7 @@ class TradesHad:
         if had is not None:
             had.holes = without(had.holes, [(first, last)])
 
-    def missing(self, instrument: str, first: int, last: int) -> list[tuple[int, int]]:
+    def missing(self, instrument: str, first: int, last: int) -> list[Range]:
         """Return what of [first, last] is not had, as inclusive ranges."""
         had = self.by_instrument.get(instrument)
         if had is None:
@@ -88,7 +92,7 @@ class TradesHad:
             self.add(instrument, trade_seq)
 
 
-def _fill(holes: list[tuple[int, int]], trade_seq: int) -> bool:
+def _fill(holes: list[Range], trade_seq: int) -> bool:
     for index, (first, last) in enumerate(holes):
         if first <= trade_seq <= last:
             parts = [(first, trade_seq - 1), (trade_seq + 1, last)]
@@ -97,7 +101,7 @@ def _fill(holes: list[tuple[int, int]], trade_seq: int) -> bool:
     return False
 
 
-def without(ranges: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def without(ranges: Iterable[Range], holes: Iterable[Range]) -> list[Range]:
     """Return what of inclusive ranges lies in none of the others."""
     left = list(ranges)
     for a, b in holes:
@@ -110,8 +114,8 @@ def without(ranges: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]])
     return left
 
 
-def _merge(holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
+def _merge(holes: list[Range]) -> list[Range]:
+    merged: list[Range] = []
     for first, last in sorted(holes):
         if merged and first <= merged[-1][1] + 1:
             merged[-1] = (merged[-1][0], max(last, merged[-1][1]))

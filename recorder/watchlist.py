@@ -68,15 +68,20 @@ class Watchlist:
         await self._until_done(self._fetch)
         self._choose()
         listed_s = ranked_s = loop.time()
+        # Announcements are subscribed to only now that it is known what to record: what was listed between the list
+        # and the subscription is in neither, so the list is fetched once more.
+        self.missed_some()
         while True:
             try:
                 async with asyncio.timeout(max(0.0, ranked_s + RANK_EVERY_S - loop.time())):
                     await self._changed.wait()
             except TimeoutError:
-                ranked_s = loop.time()
-                await self._try(self._rank)
+                pass  # the ranks are due
             await asyncio.sleep(GATHER_S)
             self._changed.clear()
+            if loop.time() - ranked_s >= RANK_EVERY_S:  # also where announcements never pause
+                ranked_s = loop.time()
+                await self._try(self._rank)
             if self._list_again and loop.time() - listed_s >= LIST_AGAIN_AFTER_S:
                 self._list_again = not await self._try(self._fetch)
                 listed_s = loop.time()

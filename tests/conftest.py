@@ -7,8 +7,29 @@ import pytest
 
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.settings import KNOWN_NAMES
+from tests.faults.table import FaultsTable
 
 pytest_plugins = ["tests.fix_postgres", "tests.fix_programs"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="run with the sizes and times that the guarantees are stated for; takes long",
+    )
+    parser.addoption("--faults-table", type=Path, metavar="FILE", help="write docs/faults.md from this run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (file := config.getoption("--faults-table")) is not None:
+        config.pluginmanager.register(FaultsTable(Path(file), full=config.getoption("--full")))
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the sizes and times are those that the guarantees are stated for."""
+    return bool(request.config.getoption("--full"))
 
 
 @pytest.fixture(autouse=True)

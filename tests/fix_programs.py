@@ -18,14 +18,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENCE_S = 30.0 * float(os.environ.get("TICKTAPE_TESTS_TIMEOUT_FACTOR", "1"))
 
 
-def until(condition: Callable[[], Any], what: str) -> Any:
+def until(condition: Callable[[], Any], what: str, *, patience_s: float = PATIENCE_S, every_s: float = 0.05) -> Any:
     """Poll until something is true, and return it."""
-    deadline_s = time.monotonic() + PATIENCE_S
+    deadline_s = time.monotonic() + patience_s
     while time.monotonic() < deadline_s:
         if result := condition():
             return result
-        time.sleep(0.05)
-    raise AssertionError(f"waited {PATIENCE_S:.0f} s in vain for {what}")
+        time.sleep(every_s)
+    raise AssertionError(f"waited {patience_s:.0f} s in vain for {what}")
 
 
 class Program:
@@ -55,9 +55,13 @@ class Program:
         lines = [json.loads(line) for line in self.err.splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("event") == name]
 
-    def until_event(self, name: str, count: int = 1) -> dict[str, Any]:
+    def until_event(self, name: str, count: int = 1, *, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         """Wait for an event to have been logged `count` times."""
-        until(lambda: len(self.events(name)) >= count or self.process.poll() is not None, f"{name} in {self.err}")
+        until(
+            lambda: len(self.events(name)) >= count or self.process.poll() is not None,
+            f"{count} times {name} in the log of {self._err}",
+            patience_s=patience_s,
+        )
         events = self.events(name)
         assert len(events) >= count, f"ended with {self.process.poll()}: {self.err}"
         return events[count - 1]
@@ -101,10 +105,12 @@ class Programs:
         line = until(lambda: program.out if "\n" in program.out else "", "the simulator's URL")
         return program, line.split()[-1]
 
-    def record(self, url: str, data_dir: Path, *arguments: str | Path | float) -> Program:
-        """Start a recorder and wait until it is subscribed."""
+    def record(
+        self, url: str, data_dir: Path, *arguments: str | Path | float, hour_s: float | None = None
+    ) -> Program:
+        """Start a recorder and wait until it is subscribed; `hour_s` is how long an hour of ranks lasts."""
         program = self.start(
-            "recorder",
+            *(("recorder",) if hour_s is None else ("tests.fast_hours", hour_s)),
             "record",
             "--deribit-ws-url",
             url,

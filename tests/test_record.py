@@ -166,6 +166,7 @@ def test_a_stop_leaves_a_gap_that_the_next_start_closes(programs: Programs, tmp_
     }
 
 
+@pytest.mark.fault(11)
 def test_a_lost_connection_is_a_gap_and_recording_goes_on(programs: Programs, tmp_path: Path) -> None:
     """After a disconnect the books are taken up anew, no change id comes twice, and the hole is told."""
     journal, tape = tmp_path / "journal", tmp_path / "tape"
@@ -212,6 +213,7 @@ def unexplained_holes(rows: list[tuple[Any, ...]], told: list[dict[str, Any]]) -
     return bad
 
 
+@pytest.mark.fault(12)
 def test_a_break_in_one_book_is_told_and_mended_alone(programs: Programs, tmp_path: Path) -> None:
     """A change that the exchange skips opens a gap for that instrument only; a new snapshot ends it."""
     tape = tmp_path / "tape"
@@ -229,6 +231,7 @@ def test_a_break_in_one_book_is_told_and_mended_alone(programs: Programs, tmp_pa
     assert len(recorder.events("subscribed")) == 1
 
 
+@pytest.mark.fault(12, 19)
 def test_malformed_messages_are_kept_aside_and_recording_goes_on(programs: Programs, tmp_path: Path) -> None:
     """What cannot be understood lies in rejected/ with the reason; the rest is recorded, the hole told."""
     journal, tape = tmp_path / "journal", tmp_path / "tape"

@@ -357,3 +357,31 @@ def trades_in(line: Any) -> list[Any]:
         return [message]
     is_trades = message.get("params", {}).get("channel") == WIDE_TRADES
     return list(message["params"]["data"]) if is_trades else []
+
+
+@anyio
+async def test_a_trade_can_be_forgotten_by_both_hosts(tmp_path: Path) -> None:
+    """The next one is sent, so that the hole shows; then the option is over, and nobody has any trade of it."""
+    journal = tmp_path / "journal.jsonl"
+    async with serving(options(journal=journal, rate=1.0)) as exchange, client(exchange) as deribit:
+        name = names(exchange)[0]
+        await deribit.subscribe(WIDE_TRADES, STATES)
+        first = newest_seq(exchange, name) + 1
+        exchange.forget_trade(name)
+        live = await live_seqs(deribit, name, first + 1)
+        history = await seqs_in_history(exchange, name, 1, first + 9)
+        main = await deribit.call(BY_INSTRUMENT, instrument_name=name)
+    forgotten = [fault["instrument"] for fault in faults_in(journal) if fault["kind"] == "trade_forgotten"]
+
+    assert live == [first + 1]
+    assert history == main["result"]["trades"] == []
+    assert forgotten == [name]
+
+
+def test_a_fault_that_comes_again_and_again_can_end() -> None:
+    """At the last of its times that is not after `until`, which says nothing of what comes once."""
+    [fault] = parse("trade_gap:at=1,every=2,until=5")
+
+    assert [fault.due_s(times) for times in range(4)] == [1.0, 3.0, 5.0, None]
+    with pytest.raises(ValueError, match="takes until=SECONDS only with every=SECONDS"):
+        parse("trade_gap:at=1,until=5")

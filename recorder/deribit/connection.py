@@ -69,6 +69,7 @@ class Health:
     messages: int = 0
     last_message_us: int = 0
     lag_us: int = 0  # of the newest ticker: received minus the exchange's time
+    longest_wait_s: float = 0.0  # of a message inside this process, since somebody set it to 0
     channels: int = 0
 
 
@@ -110,6 +111,7 @@ class Connection:
         self._backoff = Backoff()
         self._assigned = Assignment()
         self._wake = asyncio.Event()
+        self._leaving = False
         # Of the session that is open:
         self._session: Session | None = None
         self._held: set[str] = set()
@@ -120,8 +122,8 @@ class Connection:
         self._useful_at_s: float | None = None
 
     def assign(self, assignment: Assignment) -> None:
-        """Say what to carry from now on."""
-        if assignment != self._assigned:
+        """Say what to carry from now on; of no effect once it leaves."""
+        if assignment != self._assigned and not self._leaving:
             self._assigned = assignment
             self._wake.set()
 
@@ -130,6 +132,11 @@ class Connection:
         if instrument in self._books:
             self._snapshot_due_s[instrument] = 0.0
             self._wake.set()
+
+    @property
+    def heartbeat_age_s(self) -> float | None:
+        """How long ago the exchange last proved that it is there; None without a session."""
+        return None if self._session is None else time.monotonic() - self._session.last_heartbeat_s
 
     async def call(self, method: str, **params: Any) -> Reply:
         """Make a call on the session that is open.
@@ -170,11 +177,14 @@ class Connection:
                 error=detail,
                 retry_in_s=round(delay_s, 1),
             )
+            if self._leaving:
+                await asyncio.Future()  # nothing is begun anew before a stop
             await asyncio.sleep(delay_s)
             self.health.reconnects += 1
 
     async def leave(self) -> None:
         """Unsubscribe from everything before a clean stop: what was sent until the reply has been received."""
+        self._leaving = True
         if self._session is not None:
             with contextlib.suppress(TimeoutError, OSError, WebSocketException, RpcError):
                 async with asyncio.timeout(LEAVE_TIMEOUT_S):
@@ -323,6 +333,8 @@ class Connection:
         health = self.health
         health.messages += 1
         health.last_message_us = now_us
+        if self._session is not None and (waited_s := self._session.waited_s) > health.longest_wait_s:
+            health.longest_wait_s = waited_s
 
     def _on_ticker(self, data: TickerData, now_us: int) -> None:
         self.health.lag_us = now_us - data.timestamp * 1000
@@ -331,8 +343,9 @@ class Connection:
     def _on_book(self, data: BookData, now_us: int) -> None:
         instrument = data.instrument_name
         book = self._books[instrument]
-        last = book.change_id
+        last, last_us = book.change_id, book.received_us
         applied = book.apply(data)
+        book.received_us = now_us
         if applied is Applied.NEW:
             change_id, prev_change_id = data.change_id, data.prev_change_id
             self._feed.quote(self.number, instrument, data.timestamp, book.top, change_id, prev_change_id, now_us)
@@ -342,8 +355,8 @@ class Connection:
         elif applied is Applied.BROKEN:
             assert last is not None
             assert data.prev_change_id is not None
-            since_us = self.health.last_message_us
-            self._feed.book_broken(self.number, instrument, since_us, last + 1, data.prev_change_id)
+            # What is missing was sent at any time after the book's own last message: others may have come since.
+            self._feed.book_broken(self.number, instrument, last_us, last + 1, data.prev_change_id)
             self.resync(instrument)
 
     def _on_trades(self, trades: list[TradeData], now_us: int) -> None:

@@ -1,20 +1,30 @@
-"""As many connections as the channels need, each instrument on one (or two) of them, whatever happens to any."""
+"""As many connections as the channels need, each instrument on one (or two) of them, whatever happens to any.
+
+Where none is open, one alone tries, and the others follow when what it asked for was granted. Back-off is each
+connection's own, so all of them together would try an exchange that refuses them up to 32 times a step. The one that
+was lost last tries: its back-off is that of a connection that worked until now. While any is open the exchange
+answers, so that what ends another is taken for that one's own trouble, and it tries by itself.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from websockets.exceptions import WebSocketException
 
 from recorder.deribit.connection import Assignment, Connection
 from recorder.deribit.feed import Feed
-from recorder.deribit.pacer import Pacer
+from recorder.deribit.pacer import SUBSCRIBE_BURST, Pacer
 from recorder.deribit.session import Reply
 from recorder.deribit.spread import Placement, connections_needed, moves, place
 from recorder.runtime.logging import Logger
 
-# How often a move is looked after: the new connection flows within a window or two.
-_MOVE_POLL_S = 0.25
+# How often a move is looked after (the new connection flows within a window or two), or one that tries for all.
+_POLL_S = 0.25
+# So much of the burst of subscribe calls is there at the start. Credits are by IP: a recorder that is killed and
+# started again and again would find them spent by itself, and be cut off.
+_FIRST_BURST = 2
 # Calls are asked of another connection when one is lost in the middle of them.
 _CALL_TRIES = 3
 
@@ -51,6 +61,10 @@ class Pool:
         self._placement: Placement = {}
         self._wide_placement: Placement = {}
         self._moves: dict[str, tuple[int, int]] = {}  # instrument -> from, to: carried by both meanwhile
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # of the connections that try, or are open
+        # Connections that were not heard of since they were made, or since all were lost. They count as usable: what
+        # they carry is not handed to others before they had their turn.
+        self._hoped: set[int] = set()
         self._changed = asyncio.Event()
         self._one_is_open = asyncio.Event()
 
@@ -66,13 +80,17 @@ class Pool:
 
     async def run(self) -> None:
         """Keep the connections until cancelled."""
+        for _ in range(SUBSCRIBE_BURST - _FIRST_BURST):
+            await self._pacer.wait()  # takes no time: these are of the burst
         async with asyncio.TaskGroup() as group:
             while True:
-                self._grow(group)
+                self._grow()
                 self._settle()
+                self._start(group)
                 self._changed.clear()
+                followed = self._moves or (self._hoped and self.connected)
                 try:
-                    async with asyncio.timeout(_MOVE_POLL_S if self._moves else None):
+                    async with asyncio.timeout(_POLL_S if followed else None):
                         await self._changed.wait()
                 except TimeoutError:
                     continue
@@ -101,7 +119,7 @@ class Pool:
         """Leave every channel before a clean stop."""
         await asyncio.gather(*(connection.leave() for connection in self.connections))
 
-    def _grow(self, group: asyncio.TaskGroup) -> None:
+    def _grow(self) -> None:
         needed = connections_needed(
             len(self._wanted),
             max_channels=self._max_channels,
@@ -109,30 +127,64 @@ class Pool:
             wide_channels=len(self._wide),
         )
         while len(self.connections) < needed:
+            number = len(self.connections)
             connection = Connection(
-                len(self.connections),
+                number,
                 self._url,
                 feed=self._feed,
                 pacer=self._pacer,
-                changed=self._on_changed,
+                changed=partial(self._on_changed, number),
                 now_us=self._now_us,
                 log=self._log,
             )
             self.connections.append(connection)
-            group.create_task(connection.run())
+            self._hoped.add(number)
 
-    def _on_changed(self) -> None:
+    def _start(self, group: asyncio.TaskGroup) -> None:
+        """Let connections try that have not: the first by itself, the others when one has proved useful."""
+        waiting = sorted(self._hoped - self._tasks.keys())
+        if self._tasks and waiting and not any(map(self._is_useful, self.connections)):
+            return
+        for number in waiting if self._tasks else waiting[:1]:
+            self._tasks[number] = group.create_task(self.connections[number].run())
+
+    def _is_useful(self, connection: Connection) -> bool:
+        """Whether the exchange does more than to open a connection: it granted what was asked for."""
+        if not connection.health.connected:
+            return False
+        asks = any(
+            connection.number in carriers for carriers in (*self._placement.values(), *self._wide_placement.values())
+        )
+        return connection.health.channels > 0 or bool(self._wide and not asks)
+
+    def _on_changed(self, number: int) -> None:
+        """A connection was opened or lost, or could not be opened."""
+        self._hoped.discard(number)
         if self.connected:
             self.connected_once.set()
             self._one_is_open.set()
         else:
             self._one_is_open.clear()
+            self._leave_to(number)
         self._settle()
         self._changed.set()
 
+    def _leave_to(self, number: int) -> None:
+        """None is open: leave it to one to try. As nobody carries anything, all of it is spread anew."""
+        self._hoped = {connection.number for connection in self.connections} - {number}
+        for other in self._hoped & self._tasks.keys():
+            self._tasks.pop(other).cancel()
+        self._moves.clear()
+        self._placement, self._wide_placement = {}, {}
+
     def _settle(self) -> None:
         """Say what each connection carries. At once when one is lost: its instruments are handed to the others."""
-        usable = [connection.number for connection in self.connections if not connection.health.failed]
+        # Where none is open, that is no reason to hand what one carries to others that are not open either.
+        usable = [
+            connection.number
+            for connection in self.connections
+            if not self.connected or not connection.health.failed or connection.number in self._hoped
+        ]
         self._finish_moves(usable)
         self._placement = place(self._placement, self._wanted, usable=usable, redundancy=self._redundancy)
         self._wide_placement = place(self._wide_placement, self._wide, usable=usable, redundancy=self._redundancy)

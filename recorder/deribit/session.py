@@ -67,19 +67,35 @@ class Reply(msgspec.Struct, frozen=True):
     us_out: int | None
 
 
+class Socket(ClientConnection):
+    """Notes when its newest bytes came from the system, so that it can be told how long a message waited in here."""
+
+    arrived_s = 0.0  # of time.monotonic()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; the loop calls it when it gets to them."""
+        self.arrived_s = time.monotonic()
+        super().data_received(data)
+
+
 class Session:
     """Use it through `open_session`, which reads the socket in the background."""
 
-    def __init__(self, socket: ClientConnection, notify: Notify, reject: Reject, pacer: Pacer) -> None:
+    def __init__(self, socket: Socket, notify: Notify, reject: Reject, pacer: Pacer) -> None:
         self._socket = socket
         self._notify = notify
         self._reject = reject
         self._ids = itertools.count(1)
         self._waiting: dict[int | str, asyncio.Future[Envelope]] = {}
         self._pacer = pacer
-        self._last_heartbeat_s = time.monotonic()
+        self.last_heartbeat_s = time.monotonic()
         self._answers: set[asyncio.Task[None]] = set()
         self.refusal: RpcError | None = None  # of what was called for the session's own sake
+
+    @property
+    def waited_s(self) -> float:
+        """How long the message that is being handled has waited in the process: no bytes come before its end."""
+        return time.monotonic() - self._socket.arrived_s
 
     async def call(self, method: str, **params: Any) -> Reply:
         """Make one call.
@@ -132,7 +148,7 @@ class Session:
     async def start_heartbeat(self) -> None:
         """Ask for heartbeats; from here on their absence ends the session."""
         await self.call("public/set_heartbeat", interval=HEARTBEAT_INTERVAL_S)
-        self._last_heartbeat_s = time.monotonic()
+        self.last_heartbeat_s = time.monotonic()
 
     async def read(self) -> None:
         """Read frames until the socket closes.
@@ -163,13 +179,13 @@ class Session:
         Raises:
             Silent: when they have.
         """
-        while (left_s := self._last_heartbeat_s + SILENCE_LIMIT_S - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing sets an event when nothing comes
+        while (left_s := self.last_heartbeat_s + SILENCE_LIMIT_S - time.monotonic()) > 0:  # noqa: ASYNC110 - nothing sets an event when nothing comes
             await asyncio.sleep(left_s)
         raise Silent
 
     def _other(self, envelope: Envelope, frame: bytes) -> None:
         if envelope.method == "heartbeat":
-            self._last_heartbeat_s = time.monotonic()
+            self.last_heartbeat_s = time.monotonic()
             if envelope.params is not None and envelope.params.type == "test_request":
                 task = asyncio.get_running_loop().create_task(self._answer())
                 self._answers.add(task)
@@ -211,6 +227,7 @@ async def open_session(
     """
     async with connect(
         url,
+        create_connection=Socket,
         user_agent_header=f"ticktape/{version()}",
         # Limits
         max_size=MAX_FRAME_BYTES,
@@ -222,6 +239,7 @@ async def open_session(
         # Inflating costs as much CPU a message as everything else together; the feed is below 1 MB/s.
         compression=None,
     ) as socket:
+        assert isinstance(socket, Socket)
         session = Session(socket, notify, reject, pacer or Pacer())
         async with _ended_by_first() as tasks:
             tasks.create_task(session.read())

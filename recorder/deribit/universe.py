@@ -73,6 +73,7 @@ class Universe:
         self._cache = cache
         self._key = f"{source} {currency} {kind}"
         self._log = log
+        self._announced: dict[str, InstrumentData] = {}  # since the list was asked for the last time
 
     async def fetch(self, call: Call) -> None:
         """Fetch the list and its open interest; where that is refused the remembered list serves.
@@ -81,11 +82,13 @@ class Universe:
             RpcError, TimeoutError, msgspec.DecodeError: it could not be had, and none is remembered.
         """
         asked = {"currency": self._currency, "kind": self._kind}
+        self._announced.clear()
         try:
             instruments = await call("public/get_instruments", **asked, expired=False)
             summaries = await call("public/get_book_summary_by_currency", **asked)
             self.listing = Listing(
-                _of_kind(decode_instruments(instruments.result), self._kind),
+                # What was announced while the replies were on their way may not be in them.
+                _of_kind(decode_instruments(instruments.result), self._kind) | self._announced,
                 _open_interest(decode_summaries(summaries.result)),
                 instruments.us_out,
             )
@@ -111,6 +114,7 @@ class Universe:
         """Take in a new listing, or an instrument in a new state."""
         if data.kind in ("", self._kind):
             self.listing.instruments[data.instrument_name] = data
+            self._announced[data.instrument_name] = data
 
     def _remember(self, listing: Listing) -> None:
         content = {

@@ -1,12 +1,17 @@
 """The only door to the disk for what must last: every write, fsync and rename of the tape passes here.
 
-One thin function for each call, so that a test can stand in for the disk (lose what was not fsynced,
-refuse the n-th write) by replacing a name in this module.
+Every system call that changes the disk is made here through `os`, so that a test can stand in for the disk (number
+the calls, refuse one, die at one, lose what was not fsynced) by replacing that one name in this module.
 """
 
+import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
+
+# What a disk says that will take more when somebody has made room.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # macOS: fsync reaches the drive's cache only; F_FULLFSYNC reaches the platters.
 _FULL_FSYNC = getattr(fcntl, "F_FULLFSYNC", None)
@@ -37,6 +42,15 @@ def fsync(fd: int) -> None:
         os.fsync(fd)
 
 
+def fsync_file(path: Path) -> None:
+    """Make durable what another process wrote."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def fsync_dir(path: Path) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -51,7 +65,8 @@ def make_dir(path: Path) -> None:
     if path.is_dir():
         return
     make_dir(path.parent)
-    path.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # another process was faster
+        os.mkdir(path)
     fsync_dir(path.parent)
 
 
@@ -59,7 +74,7 @@ def rename(source: Path, target: Path) -> None:
     """Move a file to a name that must be free, and make both directories' names durable."""
     if target.exists():
         raise FileExistsError(f"{target} exists already")
-    source.rename(target)
+    os.rename(source, target)
     fsync_dir(target.parent)
     if source.parent != target.parent:
         fsync_dir(source.parent)
@@ -67,8 +82,14 @@ def rename(source: Path, target: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file and make its absence durable."""
-    path.unlink()
+    os.unlink(path)
     fsync_dir(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Remove a draft, if there is one; nobody counts on its absence."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -85,7 +106,7 @@ def write_file(path: Path, data: bytes) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Replace a file's content durably: a reader sees the old bytes or the new ones, whole."""
     draft = path.with_name(path.name + ".tmp")
-    draft.unlink(missing_ok=True)
+    discard(draft)
     write_file(draft, data)
-    draft.replace(path)
+    os.replace(draft, path)
     fsync_dir(path.parent)

@@ -4,18 +4,28 @@ Nothing is decoded before the checksum over it was found right: Arrow's reader t
 of random single-bit flips 80 to 91 % come back from it as wrong data without an error.
 """
 
+import re
 import zlib
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
-from recorder.segments.encode import END_OF_STREAM, FOOTER_MAGIC, FORMAT_VERSION, MAGIC, Identity
-from recorder.segments.schemas import SCHEMAS, stream_kind
+from recorder.segments.encode import FORMAT_VERSION, MAGIC, Identity
+from recorder.segments.footer import Block, Malformed, read_footer, read_schema
+from recorder.segments.header import Refused, find_header, footer_repeats, identity_of, newer_version
+from recorder.segments.messages import (
+    ARROW_ERRORS,
+    Commit,
+    commit_at,
+    find_commits,
+    first_line,
+    footer_in,
+    message_at,
+)
 
-# What pyarrow raises on bytes that are no Arrow message. ArrowInvalid is a ValueError, ArrowIOError an OSError;
-# metadata that is no UTF-8 or lacks a key raises the rest.
-_ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
+# Of commits that state the same number only so many are tried as what came before a group. There is one, and in a
+# file that was put together by hand a few; bytes that were made to keep a reader busy may have thousands.
+_TRIED = 8
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,8 @@ class Damage:
 
     offset_bytes: int
     what: str
+    # Nothing follows that was ever committed: so ends a file that is being written, or whose writer died.
+    torn: bool = False
 
     def __str__(self) -> str:
         return f"at byte {self.offset_bytes}: {self.what}"
@@ -43,13 +55,16 @@ class Damage:
 class Checked:
     """What a segment's bytes hold.
 
-    `groups` are all that a commit vouches for, also those after a damaged one; `whole_bytes` is the end of the
-    last good group before any damage (where a live file may still be growing). `sealed` says that the file ends
-    in end-of-stream and a footer through which a stock reader sees just these groups.
+    `groups` are all that a commit vouches for, in the order of their numbers, also those after a damaged one;
+    `whole_bytes` is the end of the last good group before any damage (where a live file may still be growing).
+    `sealed` says that the file ends in end-of-stream and a footer, through which a stock reader sees just these.
     """
 
     schema: pa.Schema | None = None
     identity: Identity | None = None
+    # Whether a checksum, or a second copy, says that the identity is what was written: not so in a file whose
+    # first group is damaged and that has no footer. Who gives the rows another name must know whose they are.
+    identity_proven: bool = False
     groups: list[Group] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     header_bytes: int = 0
@@ -78,165 +93,257 @@ def check(data: bytes | memoryview | pa.Buffer) -> Checked:
     buffer = data if isinstance(data, pa.Buffer) else pa.py_buffer(data)
     checked = Checked(size_bytes=buffer.size)
     walk = _Walk(buffer, checked)
-    if walk.read_schema():
+    if walk.read_header():
         walk.read_groups()
-        if checked.damage == []:
-            walk.read_end()
+        walk.read_rest()
     return checked
 
 
 class _Walk:
-    """One pass over the messages of a segment."""
+    """One way through the bytes of a segment: the groups one after another, and from the first damage on a search."""
 
     def __init__(self, buffer: pa.Buffer, checked: Checked) -> None:
         self.buffer = buffer
         self.view = memoryview(buffer)
         self.checked = checked
-        self.source = pa.BufferReader(buffer.slice(min(len(MAGIC), buffer.size)))
-        self.messages = pa.ipc.MessageReader.open_stream(self.source)
-        self.header = b""
+        self.schema_message = b""
+        self.crc = 0  # of the bytes up to `at`, if they are as they were written
+        self.at = 0  # the end of the header or of the last good group, before any damage
 
-    def tell(self) -> int:
-        return len(MAGIC) + int(self.source.tell())
+    def damaged(self, offset_bytes: int, what: str, *, torn: bool = False) -> None:
+        self.checked.damage.append(Damage(offset_bytes, what, torn))
 
-    def damaged(self, offset_bytes: int, what: str) -> None:
-        self.checked.damage.append(Damage(offset_bytes, what))
+    # The header
 
-    def next_message(self) -> Any | None:
-        """Return the next message; None at an end-of-stream mark, at the end of the bytes, or at damage."""
-        offset = self.tell()
-        try:
-            return self.messages.read_next_message()
-        except StopIteration:
-            return None
-        except _ARROW_ERRORS as exc:
-            self.damaged(offset, f"no whole Arrow message ({_first_line(exc)})")
-            return None
-
-    def read_schema(self) -> bool:
+    def read_header(self) -> bool:
+        """Find out what segment this is; False if nothing tells."""
         if bytes(self.view[: len(MAGIC)]) != MAGIC:
-            self.damaged(0, "not a segment: the file does not begin with the Arrow file magic")
-            return False
-        message = self.next_message()
-        if message is None or message.type != "schema":
-            if not self.checked.damage:
-                self.damaged(len(MAGIC), "no schema")
-            return False
+            self.damaged(
+                0, "not a segment: the file does not begin with the Arrow file magic", torn=not self.has_commits()
+            )
         try:
+            message, end = message_at(self.buffer, len(MAGIC))
+            if message.type != "schema":
+                raise Refused("no schema")
             schema = pa.ipc.read_schema(message)
-            metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
-            version = metadata.pop("format_version")
-            if version != str(FORMAT_VERSION):
-                # Before any checksum was found right a version is only a claim, but so is "newer": leave it be.
-                self.checked.newer_version = version
-                self.damaged(len(MAGIC), f"format version {version} is not known to this program, which knows 1")
-                return False
-            identity = Identity(**metadata)
-        except _ARROW_ERRORS as exc:
-            self.damaged(len(MAGIC), f"the schema does not name a segment ({_first_line(exc)})")
-            return False
-        kind = stream_kind(identity.stream)
-        if kind is None or not schema.remove_metadata().equals(SCHEMAS[kind]):
-            self.damaged(len(MAGIC), f"the columns are not those of stream {identity.stream!r}")
-            return False
-        self.checked.schema, self.checked.identity = schema, identity
-        self.header = bytes(self.view[len(MAGIC) : self.tell()])
-        self.checked.header_bytes = self.checked.whole_bytes = self.tell()
+        except (*ARROW_ERRORS, Refused) as exc:
+            return self.restore(None, f"no schema ({first_line(exc)})")
+        try:
+            identity = identity_of(schema)
+        except (*ARROW_ERRORS, Refused) as exc:
+            return self.restore(schema, first_line(exc))
+        self.begin(schema, identity, bytes(self.view[len(MAGIC) : end]))
         return True
 
+    def begin(self, schema: pa.Schema, identity: Identity, schema_message: bytes) -> None:
+        self.checked.schema, self.checked.identity, self.schema_message = schema, identity, schema_message
+        self.crc = zlib.crc32(MAGIC + schema_message)
+        self.at = self.checked.header_bytes = self.checked.whole_bytes = len(MAGIC) + len(schema_message)
+
+    def restore(self, schema: pa.Schema | None, what: str) -> bool:
+        """Begin with what the header must have been, if the first group's checksum proves it."""
+        header = find_header(self.buffer, schema)
+        if header is not None:
+            self.damaged(len(MAGIC), f"the schema is not what was written ({what}); the first commit proves what was")
+            self.begin(*header)
+            return True
+        newer = newer_version(schema)
+        if newer:
+            # Before any checksum was found right a version is only a claim, but so is "newer": leave it be.
+            self.checked.newer_version = newer
+            what = f"format version {newer} is not known to this program, which knows {FORMAT_VERSION}"
+        elif self.checked.damage:
+            return False  # no magic and no schema: one sentence is enough
+        self.damaged(len(MAGIC), what, torn=not newer and not self.has_commits())
+        return False
+
+    def has_commits(self) -> bool:
+        """Whether there are bytes that each commit has, in a file whose beginning tells nothing."""
+        return re.search(rb"crc32", self.view) is not None
+
+    # Groups
+
     def read_groups(self) -> None:
-        chain_offset, chain_crc, expected = 0, 0, 0
-        while True:
-            offset = self.tell()
-            rows = self.next_message()
-            if rows is None:
+        """Take groups one after another, as long as each agrees."""
+        while self.at < len(self.view) and footer_in(self.view[self.at :]) is None:
+            try:
+                _, rows_end = message_at(self.buffer, self.at)
+            except ARROW_ERRORS:
                 return
-            commit_offset = self.tell()
-            commit = self.next_message()
-            if commit is None:
-                if not self.checked.damage:
-                    self.damaged(offset, "rows without a commit")
+            commit = commit_at(self.buffer, rows_end, self.schema_message)
+            if commit is None or not self.agrees(commit, len(self.checked.groups)):
                 return
-            stated = self.read_commit(commit_offset)
-            if stated is None:
-                self.damaged(commit_offset, "no commit where one belongs")
+            crc = zlib.crc32(self.view[self.at : rows_end], self.crc)
+            if f"{crc:08x}" != commit.crc32 or not self.accept(commit, self.at):
                 return
-            number, crc_text = stated
-            crc = zlib.crc32(self.view[chain_offset:commit_offset], chain_crc)
-            if number != expected:
-                self.damaged(offset, f"commit {number} where {expected} belongs")
-            elif f"{crc:08x}" != crc_text:
-                self.damaged(offset, f"the checksum of commit {number} does not fit")
-            else:
-                self.accept(number, offset, rows, crc_text)
-            # Past damage the chain goes on from what the commit before states.
-            chain_offset, chain_crc, expected = commit_offset, int(crc_text, 16), number + 1
+            self.crc = zlib.crc32(self.view[rows_end : commit.end_bytes], crc)
+            self.at = commit.end_bytes
+            self.checked.identity_proven = True
+            if not self.checked.damage:
+                self.checked.whole_bytes = self.at
 
-    def read_commit(self, offset: int) -> tuple[int, str] | None:
-        """Return (number, crc32 as written) of the commit batch that begins at `offset`, if it is one."""
-        stream = self.header + bytes(self.view[offset : self.tell()])
-        try:
-            read = pa.ipc.open_stream(pa.py_buffer(stream)).read_next_batch_with_custom_metadata()
-            number = int(read.custom_metadata[b"commit"])
-            crc_text = read.custom_metadata[b"crc32"].decode()
-            if read.batch.num_rows or number < 0 or f"{int(crc_text, 16):08x}" != crc_text:
-                return None
-        except (*_ARROW_ERRORS, StopIteration):
-            return None
-        return number, crc_text
+    def agrees(self, commit: Commit, number: int) -> bool:
+        return commit.number == number and not self.is_foreign(commit)
 
-    def accept(self, number: int, offset: int, rows: Any, crc_text: str) -> None:
+    def is_foreign(self, commit: Commit) -> bool:
+        assert self.checked.identity is not None
+        return bool(commit.segment) and commit.segment != self.checked.identity.segment_id
+
+    def accept(self, commit: Commit, offset_bytes: int) -> bool:
+        """Take the rows before a commit, whose checksum was found right."""
         try:
-            batch = pa.ipc.read_record_batch(rows, self.checked.schema)
+            message, end = message_at(self.buffer, offset_bytes)
+            if end != commit.offset_bytes:
+                raise Refused("more than one message")
+            batch = pa.ipc.read_record_batch(message, self.checked.schema)
             batch.validate(full=True)
-        except _ARROW_ERRORS as exc:
-            self.damaged(offset, f"commit {number} vouches for rows that cannot be read ({_first_line(exc)})")
-            return
-        self.checked.groups.append(Group(number, offset, self.tell(), batch))
-        self.checked.crc32 = crc_text
-        if not self.checked.damage:
-            self.checked.whole_bytes = self.tell()
+        except (*ARROW_ERRORS, Refused) as exc:
+            self.damaged(
+                offset_bytes, f"commit {commit.number} vouches for rows that cannot be read ({first_line(exc)})"
+            )
+            return False
+        self.checked.groups.append(Group(commit.number, offset_bytes, commit.end_bytes, batch))
+        self.checked.crc32 = commit.crc32
+        return True
 
-    def read_end(self) -> None:
-        """After the last commit: end-of-stream and footer, or nothing (live), or damage."""
-        end = self.checked.whole_bytes
-        tail = self.view[end:]
-        if len(tail) == 0:
+    # What comes after them
+
+    def read_rest(self) -> None:
+        """After the last group that agrees: nothing (live), the end of a sealed file, or damage."""
+        rest = self.view[self.at :]
+        if not rest:
             return
-        footer_bytes = len(tail) - len(END_OF_STREAM) - 4 - len(FOOTER_MAGIC)
-        if (
-            footer_bytes <= 0
-            or bytes(tail[: len(END_OF_STREAM)]) != END_OF_STREAM
-            or bytes(tail[-len(FOOTER_MAGIC) :]) != FOOTER_MAGIC
-            or int.from_bytes(tail[-len(FOOTER_MAGIC) - 4 : -len(FOOTER_MAGIC)], "little") != footer_bytes
-        ):
-            self.damaged(end, f"{len(tail)} bytes after the last commit that are no footer")
+        footer = footer_in(rest)
+        if footer is None:
+            self.go_on()
             return
-        problem = self.compare_footer()
+        problem = self.compare_footer(footer)
         if problem:
-            self.damaged(end, problem)
-            return
-        self.checked.sealed = True
+            self.damaged(self.at, problem)
+        elif not self.checked.damage:
+            self.checked.sealed = True
 
-    def compare_footer(self) -> str:
-        """Read the file as a stock reader does; return what differs from the checked stream, or ""."""
+    def compare_footer(self, footer: bytes) -> str:
+        """Compare the footer with what the file holds, then read the file as a stock reader does."""
         try:
+            told = read_footer(footer)
+            if (told.version, told.schema) != read_schema(self.schema_message[8:]):
+                return "the footer names another schema than the file begins with"
+            if told.batches != tuple(self.blocks()) or told.dictionaries:
+                return f"the footer names other batches than those of the file's {len(self.checked.groups)} groups"
             file = pa.ipc.open_file(self.buffer)
             if not file.schema.equals(self.checked.schema, check_metadata=True):
                 return "the footer names another schema than the file begins with"
             if file.num_record_batches != 2 * len(self.checked.groups):
-                return (
-                    f"the footer names {file.num_record_batches} batches, the file has {2 * len(self.checked.groups)}"
-                )
+                return "a stock reader sees another number of batches"
             for index, group in enumerate(self.checked.groups):
                 if not _same_buffers(file.get_batch(2 * index), group.batch):
                     return f"the footer leads to other rows than group {group.number}"
                 commit = file.get_batch_with_custom_metadata(2 * index + 1)
                 if commit.batch.num_rows or int(commit.custom_metadata[b"commit"]) != group.number:
                     return f"the footer leads to another commit than {group.number}"
-        except (*_ARROW_ERRORS, IndexError) as exc:
-            return f"the footer cannot be read ({_first_line(exc)})"
+        except Malformed as exc:
+            return f"the footer is damaged ({exc})"
+        except (*ARROW_ERRORS, IndexError) as exc:
+            return f"the footer cannot be read ({first_line(exc)})"
         return ""
+
+    def blocks(self) -> list[Block]:
+        """Return where the messages of the good groups lie, as a footer should tell it."""
+        found = []
+        for group in self.checked.groups:
+            at = group.offset_bytes
+            while at < group.end_bytes:
+                message, end = message_at(self.buffer, at)
+                body_bytes = message.body.size if message.body else 0
+                found.append(Block(at, end - at - body_bytes, body_bytes))
+                at = end
+        return found
+
+    # Past damage
+
+    def go_on(self) -> None:
+        """Search what follows damage for groups that are good, and name what is not.
+
+        A group is good if its bytes, appended to those of the commit with the number before, wherever that lies, give
+        what its own commit states.
+        """
+        commits = list(find_commits(self.buffer, self.at, self.schema_message))
+        if not commits:
+            self.damaged(self.at, self.say_why(), torn=True)
+            return
+        if not self.checked.groups and self.misnamed():
+            return
+        ends = [self.at, *(commit.end_bytes for commit in commits)]
+        before = self.states(commits)
+        taken = set(range(len(self.checked.groups)))
+        expected = len(taken)
+        for start, commit in zip(ends, commits, strict=False):
+            if self.is_foreign(commit):
+                self.damaged(start, f"a group of another segment, {commit.segment[:40]}")
+                continue
+            if commit.number in taken:
+                self.damaged(start, f"commit {commit.number} once more")
+                continue
+            good = self.follows(commit, start, before)
+            if commit.number != expected:
+                self.damaged(start, f"commit {commit.number} where {expected} belongs")
+            elif not good:
+                self.damaged(start, f"the checksum of commit {commit.number} does not fit")
+            if good and self.accept(commit, start):
+                taken.add(commit.number)
+                self.checked.identity_proven |= bool(commit.segment)
+            expected = commit.number + 1
+        self.checked.groups.sort(key=lambda group: group.number)
+        last = max((commit for commit in commits if commit.number in taken), default=None, key=lambda one: one.number)
+        self.checked.crc32 = last.crc32 if last else self.checked.crc32
+        self.read_tail(ends[-1])
+
+    def misnamed(self) -> bool:
+        """Start anew if the first commit proves that the header is not what was written; False if it does not."""
+        assert self.checked.schema is not None
+        header = find_header(self.buffer, self.checked.schema, self.schema_message)
+        if header is None:
+            self.checked.identity_proven = footer_repeats(self.buffer, self.checked.schema)
+            return False
+        self.damaged(len(MAGIC), "the schema is not what was written; the first commit proves what was")
+        self.begin(*header)
+        self.read_groups()
+        self.read_rest()
+        return True
+
+    def states(self, commits: list[Commit]) -> dict[int, list[int]]:
+        """Return by number the checksum of all bytes up to a commit's end, if what it states is true."""
+        found = {len(self.checked.groups) - 1: [self.crc]}
+        for commit in commits:
+            state = zlib.crc32(self.view[commit.offset_bytes : commit.end_bytes], int(commit.crc32, 16))
+            same = found.setdefault(commit.number, [])
+            if not self.is_foreign(commit) and state not in same and len(same) < _TRIED:
+                same.append(state)
+        return found
+
+    def follows(self, commit: Commit, start: int, before: dict[int, list[int]]) -> bool:
+        rows = self.view[start : commit.offset_bytes]
+        return any(f"{zlib.crc32(rows, state):08x}" == commit.crc32 for state in before.get(commit.number - 1, ()))
+
+    def say_why(self) -> str:
+        """Say why no group follows: an ordinary end of a file that is being written, or of one that was cut."""
+        rest_bytes = len(self.view) - self.at
+        try:
+            _, end = message_at(self.buffer, self.at)
+        except EOFError:
+            return f"{rest_bytes} bytes after the last commit that are no footer"
+        except ARROW_ERRORS as exc:
+            return f"{rest_bytes} bytes after the last commit: no whole Arrow message ({first_line(exc)})"
+        if end == len(self.view):
+            return "rows without a commit"
+        return f"{rest_bytes} bytes after the last commit, and no commit where one belongs"
+
+    def read_tail(self, end: int) -> None:
+        """After damage the end of a sealed file is told by its form alone: its footer leads to what is damaged."""
+        rest = self.view[end:]
+        if rest and footer_in(rest) is None:
+            self.damaged(end, f"{len(rest)} bytes after the last commit that are no footer")
 
 
 def _same_buffers(one: pa.RecordBatch, other: pa.RecordBatch) -> bool:
@@ -251,7 +358,3 @@ def _same_buffers(one: pa.RecordBatch, other: pa.RecordBatch) -> bool:
             for a, b in zip(one.columns, other.columns, strict=True)
         )
     )  # fmt: skip
-
-
-def _first_line(exc: BaseException) -> str:
-    return str(exc).splitlines()[0][:160] if str(exc) else type(exc).__name__

@@ -36,13 +36,17 @@ class Identity:
 class Encoder:
     """Turns record batches into the bytes of one segment: `header()`, then `group()`s, then `end()`.
 
-    A group is one flush: a record batch of rows, then a commit batch that states its number and the CRC-32 of
-    every byte of the file before it. Nothing here touches a disk, so that a flush reaches the file in one write
-    and a failed write cannot leave the encoder believing otherwise: the file is given up, not the encoder asked.
+    A group is one flush: a record batch of rows, then a commit batch that states its number, the CRC-32 of every
+    byte of the file before it, and the segment it is of: past damage, where the chain begins anew with what a commit
+    states, the second of two groups from another segment would agree with the first.
+
+    Nothing here touches a disk, so that a flush reaches the file in one write and a failed write cannot leave the
+    encoder believing otherwise: the file is given up, not the encoder asked.
     """
 
     def __init__(self, schema: pa.Schema, identity: Identity, *, compression: str | None = "zstd") -> None:
         self.schema = schema.with_metadata(identity.metadata())
+        self._segment_id = self.schema.metadata[b"segment_id"].decode()
         self._sink = _Sink()
         options = pa.ipc.IpcWriteOptions(compression=compression)
         self._writer = pa.ipc.new_file(self._sink, self.schema, options=options)
@@ -67,7 +71,10 @@ class Encoder:
                 raise AssertionError("pyarrow wrote another header than schema.serialize() gave")
             rows = rows[len(self._header) :]
         crc = zlib.crc32(rows, self._crc)
-        self._writer.write_batch(self._empty, custom_metadata={"commit": str(self.commits), "crc32": f"{crc:08x}"})
+        self._writer.write_batch(
+            self._empty,
+            custom_metadata={"commit": str(self.commits), "crc32": f"{crc:08x}", "segment": self._segment_id},
+        )
         commit = self._sink.take()
         self._crc = zlib.crc32(commit, crc)
         self.commits += 1

@@ -1,5 +1,6 @@
 """Reads segments back: one file whole, its identity alone, or a stream as it is at this moment."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pyarrow as pa
 
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.check import Checked, check
-from recorder.segments.encode import MAGIC, Identity
+from recorder.segments.encode import FORMAT_VERSION, MAGIC, Identity
 from recorder.segments.layout import LIVE_SUFFIX, live_files, sealed_files
 
-# A schema message of ours is 2 to 4 KB; metadata could grow, but not a hundredfold.
-_SCHEMA_READ_BYTES = 256 * 1024
+# A schema message of ours is 1 to 2 KB; metadata could grow, but not a hundredfold.
+_SCHEMA_READ_BYTES = 4 * 1024
+_SCHEMA_MAX_BYTES = 256 * 1024
 
 
 def read_segment(path: Path) -> Checked:
@@ -29,8 +31,18 @@ def read_identity(path: Path) -> Identity | None:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        return check(_head(file.read(_SCHEMA_READ_BYTES))).identity
+    return _read_head(path).identity
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file whose rows, if it has any, are not among those of a stream; the reason is one sentence."""
+
+    path: Path
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.why}"
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class StreamSnapshot:
     stream: str
     sealed: tuple[Path, ...]
     live: pa.Table | None  # None if the stream has no live segment
+    left_out: tuple[LeftOut, ...] = ()  # live files
 
 
 def snapshot(data_dir: DataDir, stream: str) -> StreamSnapshot:
@@ -55,23 +68,72 @@ def snapshot(data_dir: DataDir, stream: str) -> StreamSnapshot:
         OSError: a file cannot be read for another reason than having moved.
     """
     live: dict[str, pa.Table] = {}
+    left_out: dict[str, LeftOut] = {}
     for path in live_files(data_dir, stream):
         try:
             checked = read_segment(path)
         except FileNotFoundError:
             continue  # sealed since it was listed: the list of sealed ones, made below, has it
-        if checked.schema is not None:
-            live[path.name.removesuffix(LIVE_SUFFIX)] = checked.table
+        name = path.name.removesuffix(LIVE_SUFFIX)
+        why = _why_not(checked, stream)
+        if not why:
+            live[name] = checked.table
+        elif checked.newer_version or not all(damage.torn for damage in checked.damage):
+            left_out[name] = LeftOut(path, why)  # else it was just created: there is nothing to leave out
     sealed = sealed_files(data_dir, stream)
     for path in sealed:
         live.pop(path.stem, None)
+        left_out.pop(path.stem, None)
     table = pa.concat_tables([t.replace_schema_metadata(None) for t in live.values()]) if live else None
-    return StreamSnapshot(stream, tuple(sealed), table)
+    return StreamSnapshot(stream, tuple(sealed), table, tuple(left_out.values()))
 
 
-def _head(data: bytes) -> bytes:
-    """Cut a file's first bytes after its schema message, so that checking them reads nothing else."""
+def choose_sealed(paths: Iterable[Path], stream: str) -> tuple[list[Path], list[LeftOut]]:
+    """Choose those sealed files whose rows are a stream's, each row once, by what they say of themselves.
+
+    A copy counts once, and of a damaged segment and what was salvaged of it the latter (both lie there if a repair
+    was interrupted). Nothing but the first bytes of each file is read, and they are believed.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    chosen: dict[str, Path] = {}
+    salvaged: set[str] = set()
+    left_out = []
+    for path in paths:
+        head = _read_head(path)
+        why = _why_not(head, stream)
+        if why:
+            left_out.append(LeftOut(path, why))
+            continue
+        assert head.identity is not None
+        chosen.setdefault(head.identity.segment_id, path)
+        salvaged.add(head.identity.salvages)
+    return [path for segment_id, path in chosen.items() if segment_id not in salvaged], left_out
+
+
+def _why_not(checked: Checked, stream: str) -> str:
+    """Return why a file's rows are not this stream's; an empty text if they are."""
+    if checked.newer_version:
+        return f"its format version is {checked.newer_version}, this program knows {FORMAT_VERSION}: left where it is"
+    if checked.identity is None:
+        return f"it is no segment ({checked.damage[0].what})" if checked.damage else "it is no segment"
+    if checked.identity.stream != stream:
+        return f"it is of stream {checked.identity.stream}, but lies under {stream}"
+    return ""
+
+
+def _read_head(path: Path) -> Checked:
+    with path.open("rb") as file:
+        data = file.read(_SCHEMA_READ_BYTES)
+        if len(data) == _SCHEMA_READ_BYTES and _head_bytes(data) > len(data):
+            data += file.read(_SCHEMA_MAX_BYTES - len(data))
+    return check(data[: _head_bytes(data)])
+
+
+def _head_bytes(data: bytes) -> int:
+    """Return how long a file's head is, its schema message included: checking that reads nothing else."""
     if len(data) < len(MAGIC) + 8:
-        return data
+        return len(data)
     length = int.from_bytes(data[len(MAGIC) + 4 : len(MAGIC) + 8], "little", signed=True)
-    return data[: len(MAGIC) + 8 + max(length, 0)]
+    return len(MAGIC) + 8 + max(length, 0)

@@ -3,7 +3,6 @@
 Used at start for what a crash left, and while recording for a file whose write failed.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,11 +70,7 @@ def finish_live(data_dir: DataDir, live: Path, *, acknowledged_bytes: int | None
         disk.fsync_dir(sealed.parent)
     elif checked.sealed:
         # The crash came after the footer. Its fsync may not have happened: make it so, then move.
-        fd = os.open(live, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            disk.fsync(fd)
-        finally:
-            os.close(fd)
+        disk.fsync_file(live)
         disk.rename(live, sealed)
         return Recovered(live, sealed, checked.rows, 0, ())
     else:
@@ -91,7 +86,7 @@ def _write_sealed(live: Path, sealed: Path, checked: Checked) -> None:
     assert checked.schema is not None
     assert checked.identity is not None
     draft = live.with_name(live.name.removesuffix(".open") + ".tmp")
-    draft.unlink(missing_ok=True)  # of a recovery that did not get through; its source is still here
+    disk.discard(draft)  # of a recovery that did not get through; its source is still here
     disk.write_file(
         draft, encode_segment(checked.schema, checked.identity, [group.batch for group in checked.groups])
     )

@@ -1,24 +1,25 @@
 """The tape while it is recorded: every stream's live segment, written in rounds by one thread."""
 
+import shutil
 import uuid
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from recorder.runtime.data_dir import DataDir
+from recorder.segments.chain import End, find_end, save_end
 from recorder.segments.encode import Identity
 from recorder.segments.layout import (
     US_PER_DAY,
     SegmentName,
     live_path,
-    sealed_files,
     sealed_path,
     us_to_datetime,
 )
-from recorder.segments.reader import read_identity, read_segment
+from recorder.segments.reader import read_segment
 from recorder.segments.recovery import finish_live
 from recorder.segments.schemas import SCHEMAS, flush_rank, stream_kind
 from recorder.segments.writer import SegmentWriter
@@ -58,6 +59,7 @@ class Round:
     failure: OSError | None = None  # why `left` is not empty
     size_bytes: int = 0
     fsync_s: float = 0.0
+    free_bytes: int | None = None  # on the file system, for whoever watches it; None: not looked at
 
 
 class Tape:
@@ -86,7 +88,7 @@ class Tape:
         self._compression = compression
         self._open: dict[str, SegmentWriter] = {}
         self._seq: dict[str, int] = {}
-        self._previous: dict[str, str] = {}
+        self._ends: dict[str, End] = {}  # of each stream written in this run, as far as it is durable
         # Live files never to be written again, by stream, with the bytes that were acknowledged. One a stream:
         # it is finished before the stream is written again, or a crash in between could double the failed rows.
         self._given_up: dict[str, GivenUp] = {}
@@ -112,6 +114,14 @@ class Tape:
         self._seal_due(result, now_us)
         self._finish_idle(result)
         return result
+
+    def free_bytes(self) -> int:
+        """Return how much the file system still takes from an ordinary user.
+
+        Raises:
+            OSError: it does not tell.
+        """
+        return shutil.disk_usage(self._data_dir.root).free
 
     def seal_all(self) -> Round:
         """Seal every live segment now: at a stop, at SIGHUP, and when the clock was stepped."""
@@ -146,6 +156,10 @@ class Tape:
             self._seal(stream, result)
             self._finish_given_up(stream, result)
             writer = None
+        if stream not in self._ends:
+            self._ends[stream] = find_end(self._data_dir, stream)
+            # What recovery sealed is in it: runs that all crash early leave no more than that to find.
+            self._save_end(stream, result)
         if writer is None:
             writer = self._create(stream, start_us)
         try:
@@ -153,15 +167,17 @@ class Tape:
         except OSError:
             self._give_up(stream)
             raise
+        self._ends[stream] = self._ends[stream].after(rows)
         result.durable[stream] = result.durable.get(stream, 0) + flush.rows
         result.size_bytes += flush.size_bytes
         result.fsync_s += flush.fsync_s
 
     def _create(self, stream: str, start_us: int) -> SegmentWriter:
         name = self._free_name(stream, start_us)
+        end = self._ends[stream]
         identity = Identity(
             segment_id=str(uuid.uuid4()),
-            previous=self._previous_of(stream),
+            previous=end.segment_id,
             stream=stream,
             recorder=self._recorder,
             started_at=us_to_datetime(start_us).isoformat(),
@@ -183,7 +199,7 @@ class Tape:
                 )
             raise
         self._open[stream] = writer
-        self._previous[stream] = identity.segment_id
+        self._ends[stream] = replace(end, segment_id=identity.segment_id, started_at=identity.started_at)
         return writer
 
     def _free_name(self, stream: str, start_us: int) -> SegmentName:
@@ -195,17 +211,6 @@ class Tape:
                 live_path(self._data_dir, stream, name).exists() or sealed_path(self._data_dir, stream, name).exists()
             ):
                 return name
-
-    def _previous_of(self, stream: str) -> str:
-        if stream not in self._previous:
-            for path in reversed(sealed_files(self._data_dir, stream)):
-                identity = read_identity(path)
-                if identity is not None:
-                    self._previous[stream] = identity.segment_id
-                    break
-            else:
-                self._previous[stream] = ""
-        return self._previous[stream]
 
     def _seal_due(self, result: Round, now_us: int) -> None:
         for stream, writer in list(self._open.items()):
@@ -226,6 +231,14 @@ class Tape:
         else:
             del self._open[stream]
             result.sealed.append(Sealed(stream, path, writer.identity.segment_id, writer.rows, writer.size_bytes))
+            self._save_end(stream, result)
+
+    def _save_end(self, stream: str, result: Round) -> None:
+        """Remember where the stream ends, while nothing of it is live."""
+        try:
+            save_end(self._data_dir, stream, self._ends[stream])
+        except OSError as exc:
+            result.incidents.append(f"state/ends: {exc}")
 
     def _give_up(self, stream: str) -> None:
         writer = self._open.pop(stream)
@@ -246,6 +259,7 @@ class Tape:
         if lost.sealed.exists():  # by that, or by a rename whose directory's fsync failed after it
             rows = read_segment(lost.sealed).rows
             result.sealed.append(Sealed(stream, lost.sealed, lost.segment_id, rows, lost.sealed.stat().st_size))
+            self._save_end(stream, result)
         del self._given_up[stream]
 
     def _finish_idle(self, result: Round) -> None:

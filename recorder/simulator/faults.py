@@ -54,6 +54,9 @@ RULES = {
     ),
     "expire": _Rule(Sort.MARKET, "the COUNT options that expire first are delivered", count=128),
     "expire_trade_gap": _Rule(Sort.MARKET, "an option is delivered right after a trade that is withheld"),
+    "trade_forgotten": _Rule(
+        Sort.MARKET, "an option is delivered after two trades, the first withheld; both hosts forget all of them"
+    ),
     "list": _Rule(Sort.MARKET, "COUNT new options are listed", count=200),
     "rerank": _Rule(Sort.MARKET, "the open interest is dealt out anew"),
 }
@@ -70,19 +73,22 @@ class Fault:
     at_s: float | None
     for_s: float | None
     count: int | None = None
+    until_s: float | None = None
 
     def due_s(self, times: int) -> float | None:
         """Return when it comes for the `times`-th time, counted from 0; None if no more."""
-        if self.every_s is not None:
-            return (self.at_s or self.every_s) + times * self.every_s
-        return self.at_s if times == 0 else None
+        if self.every_s is None:
+            return self.at_s if times == 0 else None
+        due_s = (self.at_s or self.every_s) + times * self.every_s
+        return due_s if self.until_s is None or due_s <= self.until_s else None
 
 
 def grammar() -> str:
     """Explain all of it, for `--help`."""
     lines = [
         "faults, joined by `;`: KIND:every=SECONDS, or KIND:at=SECONDS for once (from the start of the simulator),",
-        "or both, at being the first; those that last also need for=SECONDS, some take count=NUMBER:",
+        "or both, at being the first, and until=SECONDS to end it; those that last also need for=SECONDS, some take",
+        "count=NUMBER:",
     ]
     for kind, rule in RULES.items():
         lasting = ", for" if rule.takes_for else f", count={rule.count}" if rule.count else ""
@@ -106,7 +112,7 @@ def _parse_one(part: str) -> Fault:
     if kind not in RULES:
         raise ValueError(f"unknown fault {kind}; expected one of {', '.join(sorted(RULES))}")
     rule = RULES[kind]
-    takes = ["every", "at"] + ["for"] * rule.takes_for + ["count"] * (rule.count is not None)
+    takes = ["every", "at", "until"] + ["for"] * rule.takes_for + ["count"] * (rule.count is not None)
     values: dict[str, float] = {}
     for argument in arguments.split(","):
         key, _, value = argument.partition("=")
@@ -116,10 +122,12 @@ def _parse_one(part: str) -> Fault:
         values[key] = float(value)
     if not values.keys() & {"every", "at"}:
         raise ValueError(f"{kind} needs every=SECONDS or at=SECONDS")
+    if "until" in values and "every" not in values:
+        raise ValueError(f"{kind} takes until=SECONDS only with every=SECONDS")
     if rule.takes_for and "for" not in values:
         raise ValueError(f"{kind} needs for=SECONDS")
     count = int(values.get("count", rule.count)) if rule.count is not None else None
-    return Fault(kind, values.get("every"), values.get("at"), values.get("for"), count)
+    return Fault(kind, values.get("every"), values.get("at"), values.get("for"), count, values.get("until"))
 
 
 def spoil(frame: bytes, channel: str, turn: int) -> tuple[str, bytes, bool]:

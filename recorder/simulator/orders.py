@@ -105,6 +105,13 @@ class Orders:
         )
         self._market.expire(self._step, options)
 
+    def forget_trade(self, name: str) -> None:
+        """Withhold a trade of an option that then trades once more and is delivered; neither host has any of it."""
+        self.trade(name, [Fate.WITHHELD, Fate.LIVE])
+        self._journal.event("fault", kind="trade_forgotten", instrument=name)
+        self._market.expire(self._step, [self._market.options[name]])
+        self._market.hosts.forget({name})
+
     def rerank(self) -> None:
         """Deal the open interest out anew."""
         self._journal.event("fault", kind="rerank")
@@ -141,6 +148,8 @@ class Orders:
                 self.sweep(name, count, withheld=(count // 3, count - count // 3))
             case "expire_trade_gap":
                 self.expire_options([name], last_trade_withheld=True)
+            case "trade_forgotten":
+                self.forget_trade(name)
 
     def _soonest(self, count: int) -> list[str]:
         """Return the options that expire first, but never the last one: a chain is not empty."""

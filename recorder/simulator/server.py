@@ -134,6 +134,10 @@ class Exchange:
         """Let options be delivered now, if asked each right after a trade that is withheld."""
         self.live.orders.expire_options(names, last_trade_withheld=last_trade_withheld)
 
+    def forget_trade(self, name: str) -> None:
+        """Withhold a trade of an option and deliver it after one more; neither host has any trade of it."""
+        self.live.orders.forget_trade(name)
+
     def rerank(self) -> None:
         """Deal the open interest out anew."""
         self.live.orders.rerank()

@@ -95,6 +95,11 @@ class Hosts:
         """Let the main host forget expired options."""
         self._main.forget(instruments)
 
+    def forget(self, instruments: Collection[str]) -> None:
+        """Let both hosts forget all of some instruments."""
+        self._main.forget(instruments)
+        self.history.forget(instruments)
+
     def main(self, now_ms: int) -> Trades:
         """Return what the main host has at this time."""
         if self._main_keeps_ms:

@@ -167,6 +167,25 @@ async def test_a_book_that_gets_no_snapshot_is_subscribed_anew(monkeypatch: pyte
     assert "disconnected" not in feed.calls
 
 
+async def test_how_long_messages_wait_in_the_process_is_known() -> None:
+    """A handler that takes long shows as the wait of what came with its message, and the heartbeat has an age."""
+    feed = FeedOfNothing()
+    feed.ticker = lambda *_args: time.sleep(0.05)  # type: ignore[attr-defined]
+    async with serving(Options(port=0, instruments=5, rate=200)) as exchange:
+        ours = connect(exchange.url, feed)
+        ours.assign(Assignment(frozenset(await option_names(exchange.url))))
+        before = ours.heartbeat_age_s
+        task = asyncio.create_task(ours.run())
+        while ours.health.messages < 20:  # noqa: ASYNC110 - nothing announces a message
+            await asyncio.sleep(0.01)
+        age_s = ours.heartbeat_age_s
+        task.cancel()
+
+    assert ours.health.longest_wait_s > 0.05
+    assert before is None
+    assert age_s is not None
+
+
 async def option_names(url: str) -> list[str]:
     async with open_session(url, notify=nothing, reject=nothing) as session:
         ours = universe(url, Path("u.json"))

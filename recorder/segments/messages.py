@@ -1,0 +1,114 @@
+"""Finds what a segment's bytes are made of: messages, commits, and the end. Pure; no length in them is believed.
+
+Arrow's readers are asked about whole messages only, out of a buffer that ends where the file ends, so that a length
+which claims more than is there is an error and no allocation.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from recorder.segments.encode import END_OF_STREAM, FOOTER_MAGIC
+
+# What pyarrow raises on bytes that are no Arrow message. ArrowInvalid is a ValueError, ArrowIOError an OSError;
+# metadata that is no UTF-8 or lacks a key raises the rest.
+ARROW_ERRORS = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, TypeError)
+
+# A commit has no rows: its metadata takes less than 2 KiB, its body a few bytes for each column of text. What is
+# larger is none, and is not decoded to find out.
+_COMMIT_METADATA_BYTES = 64 * 1024
+_COMMIT_BODY_BYTES = 8 * 1024
+# The mark that each message begins with, and a length of metadata below 64 KiB.
+_MESSAGE_START = re.compile(rb"\xff\xff\xff\xff[\x00-\xff]{2}\x00\x00")
+_KEYS = ({b"commit", b"crc32"}, {b"commit", b"crc32", b"segment"})
+
+
+class Commit(NamedTuple):
+    """A commit batch, as it states itself."""
+
+    offset_bytes: int
+    end_bytes: int
+    number: int
+    crc32: str
+    segment: str  # the segment_id it is of; empty if it does not say
+
+
+def message_at(buffer: pa.Buffer, offset_bytes: int) -> tuple[Any, int]:
+    """Read the message that begins at an offset; return it, and where it ends.
+
+    Raises:
+        Any of ARROW_ERRORS: there is none, or an end-of-stream mark.
+    """
+    source = pa.BufferReader(buffer.slice(offset_bytes))
+    message = pa.ipc.read_message(source)
+    return message, offset_bytes + int(source.tell())
+
+
+def commit_at(buffer: pa.Buffer, offset_bytes: int, schema_message: bytes) -> Commit | None:
+    """Read the commit batch that begins at an offset; None if none does.
+
+    Args:
+        buffer: the file.
+        offset_bytes: where.
+        schema_message: of a schema with the segment's columns, for Arrow's reader.
+    """
+    try:
+        message, end_bytes = message_at(buffer, offset_bytes)
+        body_bytes = message.body.size if message.body else 0
+        if (
+            message.type != "record batch"
+            or body_bytes > _COMMIT_BODY_BYTES
+            or end_bytes - offset_bytes - body_bytes > _COMMIT_METADATA_BYTES
+        ):
+            return None
+        stream = schema_message + buffer.slice(offset_bytes, end_bytes - offset_bytes).to_pybytes()
+        read = pa.ipc.open_stream(pa.py_buffer(stream)).read_next_batch_with_custom_metadata()
+        read.batch.validate(full=True)
+        stated = {} if read.custom_metadata is None else dict(read.custom_metadata)
+        number, crc32 = int(stated[b"commit"]), stated[b"crc32"].decode()
+        if (
+            read.batch.num_rows
+            or stated.keys() not in _KEYS
+            or str(number).encode() != stated[b"commit"]
+            or number < 0
+            or f"{int(crc32, 16):08x}" != crc32
+        ):
+            return None
+        return Commit(offset_bytes, end_bytes, number, crc32, stated.get(b"segment", b"").decode())
+    except (*ARROW_ERRORS, StopIteration):
+        return None
+
+
+def find_commits(buffer: pa.Buffer, start_bytes: int, schema_message: bytes) -> Iterator[Commit]:
+    """Find all commit batches from an offset on, whatever lies between them."""
+    view = memoryview(buffer)
+    at = start_bytes
+    while match := _MESSAGE_START.search(view, at):
+        at = match.start() + 1
+        metadata_end = match.end() + int.from_bytes(view[match.end() - 4 : match.end()], "little")
+        # Nearly all that looks like a message and is no commit ends here, before Arrow is asked.
+        if metadata_end <= len(view) and b"crc32" in bytes(view[match.end() : metadata_end]):
+            commit = commit_at(buffer, match.start(), schema_message)
+            if commit is not None:
+                yield commit
+                at = commit.end_bytes
+
+
+def footer_in(tail: memoryview) -> bytes | None:
+    """Return the footer if bytes are exactly an end-of-stream mark and a footer that ends the file, else None."""
+    footer_bytes = len(tail) - len(END_OF_STREAM) - 4 - len(FOOTER_MAGIC)
+    if (
+        footer_bytes <= 0
+        or bytes(tail[: len(END_OF_STREAM)]) != END_OF_STREAM
+        or bytes(tail[-len(FOOTER_MAGIC) :]) != FOOTER_MAGIC
+        or int.from_bytes(tail[-len(FOOTER_MAGIC) - 4 : -len(FOOTER_MAGIC)], "little") != footer_bytes
+    ):
+        return None
+    return bytes(tail[len(END_OF_STREAM) : len(END_OF_STREAM) + footer_bytes])
+
+
+def first_line(exc: BaseException) -> str:
+    """Return what an error of Arrow says, as part of a sentence."""
+    return str(exc).splitlines()[0][:160] if str(exc) else type(exc).__name__

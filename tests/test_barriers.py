@@ -1,0 +1,144 @@
+"""The tests are tested: with one barrier of the product removed, a test that is named here must go red."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fix_programs import REPOSITORY
+from tests.test_kill_points import Record
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """One thing that keeps ticks from being lost or doubled, how to remove it, and who notices."""
+
+    name: str
+    file: str
+    text: str
+    without: str
+    test: str
+    quick: bool = False  # tried in every run
+
+
+BARRIERS = (
+    Barrier(
+        "the fsync of a flush",
+        "recorder/segments/writer.py",
+        "            disk.write(self._fd, data)\n            disk.fsync(self._fd)\n",
+        "            disk.write(self._fd, data)\n",
+        "tests/test_power_loss.py::test_a_power_loss_after_any_call_keeps_what_was_acknowledged",
+        quick=True,
+    ),
+    Barrier(
+        "the fsync of directories",
+        "recorder/runtime/disk.py",
+        "    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)\n    try:\n        os.fsync(fd)\n",
+        "    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)\n    try:\n        pass\n",
+        "tests/test_power_loss.py::test_a_power_loss_after_any_call_keeps_what_was_acknowledged",
+    ),
+    Barrier(
+        "the fsync of a new segment's name",
+        "recorder/segments/writer.py",
+        "            disk.fsync_dir(self.path.parent)\n",
+        "",
+        "tests/test_power_loss.py::test_a_power_loss_after_any_call_keeps_what_was_acknowledged",
+    ),
+    Barrier(
+        "the fsync of a footer before the rename",
+        "recorder/segments/writer.py",
+        "            disk.fsync(self._fd)\n        except OSError:\n            self.abandon()\n            raise\n"
+        "        self.abandon()\n",
+        "        except OSError:\n            self.abandon()\n            raise\n        self.abandon()\n",
+        "tests/test_power_loss.py::test_a_power_loss_after_any_call_keeps_what_was_acknowledged",
+    ),
+    Barrier(
+        "an fsync that failed is not tried again",
+        "recorder/runtime/disk.py",
+        "    else:\n        os.fsync(fd)\n",
+        "    else:\n        try:\n            os.fsync(fd)\n        except OSError:\n            os.fsync(fd)\n",
+        "tests/test_power_loss.py::test_an_fsync_that_failed_is_never_believed_again",
+    ),
+    Barrier(
+        "of a given-up file only what was acknowledged counts",
+        "recorder/segments/recovery.py",
+        "check(data if acknowledged_bytes is None else data[:acknowledged_bytes])",
+        "check(data)",
+        "tests/test_power_loss.py::test_a_disk_that_refuses_any_call_loses_nothing_it_acknowledged",
+    ),
+    Barrier(
+        "rows that the disk refused are kept for the next round",
+        "recorder/flusher.py",
+        "buffer.settle(result.left.get(buffer.stream, ()))",
+        "buffer.settle(())",
+        "tests/test_disk_manners.py::test_a_full_disk_is_survived_told_and_left_behind",
+    ),
+    Barrier(
+        "each trade is recorded once",
+        "recorder/trades_owed.py",
+        "        if new is False:\n            return True\n",
+        "",
+        "tests/test_intake.py::test_a_trade_that_two_connections_bring_is_recorded_once",
+        quick=True,
+    ),
+    Barrier(
+        "a connection's snapshot waits for the other to bring what lies between",
+        "recorder/intake.py",
+        "                if received_us - since_us < HOLD_BACK_US:\n                    return\n",
+        "",
+        "tests/test_intake.py::test_a_second_connection_waits_for_the_first_to_bring_what_lies_between",
+        quick=True,
+    ),
+    Barrier(
+        "but not for ever",
+        "recorder/intake.py",
+        "received_us - since_us < HOLD_BACK_US",
+        "True",
+        "tests/test_intake.py::test_a_second_connection_does_not_wait_for_a_dead_one",
+    ),
+    Barrier(
+        "a book's chain is checked",
+        "recorder/deribit/book.py",
+        "            self.change_id = None\n            return Applied.BROKEN\n",
+        "            pass\n",
+        "tests/deribit/test_book.py",
+        quick=True,
+    ),
+    Barrier(
+        "a crash is told as a gap",
+        "recorder/record.py",
+        'lane.interrupted("crash", since_us=since_us, now_us=now_us)',
+        "pass",
+        "tests/test_record.py::test_kill_9_loses_nothing_flushed_and_is_told_as_a_gap",
+    ),
+)
+
+
+@pytest.mark.parametrize("barrier", BARRIERS, ids=lambda barrier: barrier.name)
+def test_without_a_barrier_the_tests_go_red(
+    barrier: Barrier, tmp_path: Path, full: bool, record_property: Record
+) -> None:
+    """Each barrier is removed from a copy of the product, and the test that guards it fails."""
+    if not (full or barrier.quick):
+        pytest.skip("only with --full: it takes as long as the test that it runs")
+    for folder in ("recorder", "loader", "analysis", "tests"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    file = tmp_path / barrier.file
+    text = file.read_text()
+
+    assert text.count(barrier.text) == 1, f"{barrier.file} has changed: say anew what the barrier is"
+    file.write_text(text.replace(barrier.text, barrier.without))
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", barrier.test],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert run.returncode == 1, run.stdout[-2000:] + run.stderr[-500:]
+    assert " failed" in run.stdout
+    record_property("fault", "21")
+    record_property("cases", 1)

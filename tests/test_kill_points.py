@@ -1,0 +1,95 @@
+"""The recorder dies at every call that changes its disk, and at any time: nothing acknowledged is lost or doubled."""
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from tests.faults.driver import acknowledged, keys_of
+from tests.fix_programs import Program, Programs
+from tests.oracle import journal_events
+from tests.test_record import gaps, unexplained_holes
+
+# So that every sort of call comes within seconds.
+HASTE = ("--flush-interval-sec", "0.1", "--segment-max-age-sec", "1", "--top-n-instruments", "0")
+QUOTE = ["instrument", "change_id", "prev_change_id", "received_at"]
+Record = Callable[[str, object], None]
+
+
+def start(programs: Programs, url: str, tape: Path, *arguments: str | float, **faults: Any) -> Program:
+    """Start a recorder on a disk with faults."""
+    history = url.replace("ws://", "http://").removesuffix("/ws/api/v2") + "/api/v2"
+    return programs.start(
+        "tests.faults.driver", "recorder", "record", "--deribit-ws-url", url, "--deribit-history-url", history,
+        "--data-dir", tape, "--recorder-name", "test", *HASTE, *arguments,
+        FAULTS=json.dumps({"acknowledged": str(tape.with_name("acknowledged")), **faults}, default=str),
+    )  # fmt: skip
+
+
+def finish(programs: Programs, url: str, tape: Path) -> None:
+    """One run without a fault, ended cleanly."""
+    last = start(programs, url, tape)
+    last.until_event("subscribed")
+    time.sleep(1)
+    assert last.stop() == 0
+
+
+def judge(tape: Path) -> int:
+    """I1, I2, I5; returns how many rows were acknowledged."""
+    wanted, rows = acknowledged(tape.with_name("acknowledged")), 0
+    for stream, keys in wanted.items():
+        found = Counter(map(tuple, keys_of(stream, ds.dataset(tape / stream, format="ipc").to_table())))
+        rows += len(keys)
+
+        assert keys <= found.keys(), (stream, "acknowledged rows are lost", list(keys - found.keys())[:3])
+        assert max(found.values()) == 1, (stream, "rows twice", found.most_common(3))
+    quotes = ds.dataset(tape / "eth_option_quotes", format="ipc").to_table(columns=QUOTE)
+    chain = [tuple(row.values()) for row in quotes.to_pylist()]
+
+    assert unexplained_holes([(*r[:3], int(r[3].timestamp() * 1e6)) for r in chain], gaps(tape)) == []
+    return rows
+
+
+def test_it_dies_at_each_call_that_changes_the_disk(
+    programs: Programs, tmp_path: Path, full: bool, record_property: Record
+) -> None:
+    """Start, die at the n-th call, start again, die at the next: I1, I2, I5, and every start comes up."""
+    tape, journal = tmp_path / "tape", tmp_path / "journal"
+    _, url = programs.simulate("--instruments", 20, "--rate", 400, "--journal", journal)
+    step = 1 if full else 9
+    points = [(number, after) for number in range(1, 160, step) for after in (False, True)]
+    reached = 0
+    for number, after in points if full else points[::2] + points[1::6]:
+        recorder = start(programs, url, tape, kill_at=number, after=after)
+        recorder.process.wait(30)
+        reached += recorder.process.returncode == -9
+
+    assert reached > len(points) // 3
+    finish(programs, url, tape)
+    assert judge(tape) > 100
+    assert journal_events(journal, "limit") == []
+    record_property("fault", "1")
+    record_property("cases", reached)
+
+
+def test_it_dies_at_any_time(programs: Programs, tmp_path: Path, full: bool, record_property: Record) -> None:
+    """SIGKILL after random times: I1, I2, I5."""
+    tape, seed = tmp_path / "tape", int.from_bytes(os.urandom(3))
+    print("seed", seed)
+    rng, times = random.Random(seed), 200 if full else 6
+    _, url = programs.simulate("--instruments", 20, "--rate", 400)
+    for _ in range(times):
+        recorder = start(programs, url, tape)
+        time.sleep(rng.uniform(0.3, 3.0))
+        recorder.kill()
+
+    finish(programs, url, tape)
+    assert judge(tape) > 100
+    record_property("fault", "1")
+    record_property("cases", times)
