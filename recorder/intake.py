@@ -24,6 +24,8 @@ BUFFER_SIZE_INSTRUMENTS = 100_000
 BUFFER_SIZE_GAPS = 100_000
 # A connection that carries a book brings each change within a window or two of any other; after this it is dead.
 HOLD_BACK_US = 1_000_000
+# So many tickers of one instrument and time are remembered; two were seen.
+MOST_OF_A_TIME = 8
 
 
 class Intake:
@@ -75,7 +77,8 @@ class Intake:
         self.trades_lane.expect([ALL], now_us())
         self._instrument_rows = buffer("instruments", BUFFER_SIZE_INSTRUMENTS)
         self._newest: dict[str, tuple[float | None, float | None]] = {}  # underlying_price, mark_price
-        self._newest_ticker: dict[str, tuple[int, Row]] = {}  # as last recorded, and which connection brought it
+        # The tickers of the newest time, as recorded, and which connection brought the last of them.
+        self._newest_ticker: dict[str, tuple[int, list[Row]]] = {}
         self._chosen: frozenset[str] = frozenset()
         self._lifecycle_on: set[int] = set()  # the connections that carry announcements
         self._lifecycle_missed = False
@@ -153,12 +156,13 @@ class Intake:
         if connection not in carriers:
             self.tickers.flows(connection, name, received_us)
             carriers = self.tickers.carriers(name)
-        brought_by, newest = self._newest_ticker.get(name, (connection, None))
+        brought_by, newest = self._newest_ticker.get(name, (connection, []))
         # Also where the other connection has just left: this one's window may end later.
         if (len(carriers) > 1 or brought_by != connection) and not _is_newer(row, newest):
             return
         self._newest[name] = (data.underlying_price, data.mark_price)
-        self._newest_ticker[name] = connection, row
+        same_time = newest if newest and newest[0][0] == row[0] else []
+        self._newest_ticker[name] = connection, [*same_time, row][-MOST_OF_A_TIME:]
         self.tickers.add(row, received_us)
 
     def trades(self, trades: list[TradeData], received_us: int, since_us: int) -> None:
@@ -367,8 +371,11 @@ class Intake:
                 self.gaps.open(lane.stream, None, "stopped", started_us=since_us, now_us=now_us)
 
 
-def _is_newer(row: Row, newest: Row | None) -> bool:
-    """Whether a ticker goes beyond what was recorded: younger, or as young and different (received_at aside)."""
-    if newest is None or row[0] > newest[0]:
+def _is_newer(row: Row, newest: list[Row]) -> bool:
+    """Whether a ticker goes beyond what was recorded: younger, or as young as those and different from each.
+
+    `received_at` does not count. Some tickers of one time differ, and connections cut them differently.
+    """
+    if not newest or row[0] > newest[0][0]:
         return True
-    return bool(row[0] == newest[0] and row[3:] != newest[3:])
+    return bool(row[0] == newest[0][0] and all(row[3:] != one[3:] for one in newest))

@@ -119,6 +119,17 @@ def test_a_ticker_that_another_connection_brought_is_not_recorded_again(bench: B
     ]
 
 
+def test_tickers_of_one_time_are_recorded_once_each_however_windows_cut_them(bench: Bench) -> None:
+    """One connection brings only the last of two that share a time, the other brings both: two rows."""
+    bench.ticker(0, 1_000)
+    bench.ticker(1, 1_000)
+    bench.ticker(0, 2_000, mark_price=2.0)
+    bench.ticker(1, 2_000, mark_price=1.5)
+    bench.ticker(1, 2_000, mark_price=2.0)
+
+    assert [row["mark_price"] for row in bench.rows("tickers")] == [1.0, 2.0, 1.5]
+
+
 def test_a_trade_that_two_connections_bring_is_recorded_once(bench: Bench) -> None:
     """By instrument and trade_seq, live or fetched, in whatever order."""
     one, two = (TradeData(NAME, str(n), n, 1_000, "buy", 1.0, 1.0) for n in (1, 2))

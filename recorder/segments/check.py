@@ -6,17 +6,18 @@ of random single-bit flips 80 to 91 % come back from it as wrong data without an
 
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from recorder.segments.encode import FORMAT_VERSION, MAGIC, Identity
 from recorder.segments.footer import Block, Malformed, read_footer, read_schema
-from recorder.segments.header import Refused, find_header, footer_repeats, identity_of, newer_version
+from recorder.segments.header import Refused, find_header, header_in_footer, identity_of, newer_version
 from recorder.segments.messages import (
     ARROW_ERRORS,
     Commit,
     commit_at,
+    exact,
     find_commits,
     first_line,
     footer_in,
@@ -107,6 +108,7 @@ class _Walk:
         self.view = memoryview(buffer)
         self.checked = checked
         self.schema_message = b""
+        self.header_is_whole = True
         self.crc = 0  # of the bytes up to `at`, if they are as they were written
         self.at = 0  # the end of the header or of the last good group, before any damage
 
@@ -152,6 +154,11 @@ class _Walk:
             # Before any checksum was found right a version is only a claim, but so is "newer": leave it be.
             self.checked.newer_version = newer
             what = f"format version {newer} is not known to this program, which knows {FORMAT_VERSION}"
+        elif (header := header_in_footer(self.buffer)) is not None:
+            self.damaged(len(MAGIC), f"{what}; the footer says what was")
+            self.begin(*header)
+            self.header_is_whole = False
+            return True
         elif self.checked.damage:
             return False  # no magic and no schema: one sentence is enough
         self.damaged(len(MAGIC), what, torn=not newer and not self.has_commits())
@@ -165,22 +172,42 @@ class _Walk:
 
     def read_groups(self) -> None:
         """Take groups one after another, as long as each agrees."""
-        while self.at < len(self.view) and footer_in(self.view[self.at :]) is None:
-            try:
-                _, rows_end = message_at(self.buffer, self.at)
-            except ARROW_ERRORS:
-                return
-            commit = commit_at(self.buffer, rows_end, self.schema_message)
-            if commit is None or not self.agrees(commit, len(self.checked.groups)):
-                return
-            crc = zlib.crc32(self.view[self.at : rows_end], self.crc)
-            if f"{crc:08x}" != commit.crc32 or not self.accept(commit, self.at):
-                return
-            self.crc = zlib.crc32(self.view[rows_end : commit.end_bytes], crc)
-            self.at = commit.end_bytes
+        last = None
+        while (commit := self.next_group()) is not None:
+            last = commit
+        if last is not None:
             self.checked.identity_proven = True
-            if not self.checked.damage:
-                self.checked.whole_bytes = self.at
+            self.take_back(last)
+
+    def next_group(self) -> Commit | None:
+        """Take the next group, and return its commit; None if none agrees."""
+        if self.at == len(self.view) or footer_in(self.view[self.at :]) is not None:
+            return None
+        try:
+            _, rows_end = message_at(self.buffer, self.at)
+        except ARROW_ERRORS:
+            return None
+        commit = commit_at(self.buffer, rows_end, self.schema_message)
+        if commit is None or not self.agrees(commit, len(self.checked.groups)):
+            return None
+        crc = zlib.crc32(self.view[self.at : rows_end], self.crc)
+        if f"{crc:08x}" != commit.crc32 or not self.accept(commit, self.at):
+            return None
+        self.pass_commit(commit)
+        return commit
+
+    def pass_commit(self, commit: Commit) -> None:
+        self.crc = zlib.crc32(self.view[commit.offset_bytes : commit.end_bytes], int(commit.crc32, 16))
+        self.at = commit.end_bytes
+        if not self.checked.damage:
+            self.checked.whole_bytes = self.at
+
+    def take_back(self, last: Commit) -> None:
+        """Give back what the last commit's own lengths took in of what follows it: no later checksum is over them."""
+        commit = exact(self.buffer, last)
+        if commit != last:
+            self.checked.groups[-1] = replace(self.checked.groups[-1], end_bytes=commit.end_bytes)
+            self.pass_commit(commit)
 
     def agrees(self, commit: Commit, number: int) -> bool:
         return commit.number == number and not self.is_foreign(commit)
@@ -304,7 +331,10 @@ class _Walk:
         assert self.checked.schema is not None
         header = find_header(self.buffer, self.checked.schema, self.schema_message)
         if header is None:
-            self.checked.identity_proven = footer_repeats(self.buffer, self.checked.schema)
+            footer = header_in_footer(self.buffer)
+            self.checked.identity_proven = (
+                self.header_is_whole and footer is not None and footer[2] == self.schema_message
+            )
             return False
         self.damaged(len(MAGIC), "the schema is not what was written; the first commit proves what was")
         self.begin(*header)

@@ -62,6 +62,21 @@ def read_schema(metadata: bytes) -> tuple[int, Any]:
     return version, schema
 
 
+def sizes_of_commit(metadata: bytes) -> tuple[int, int]:
+    """Return how many bytes the FlatBuffer of a commit batch takes, and how many its body, both without padding.
+
+    Arrow's reader believes the lengths that a message states, which may take in what follows it.
+
+    Raises:
+        Malformed: it is none.
+    """
+    buffer = _Buffer(metadata)
+    _version, kind, batch, *_ = buffer.root(_MESSAGE)
+    if kind != 3:
+        raise Malformed("it is no record batch")
+    return buffer.told_bytes, max((at + size for at, size in batch[2] or ()), default=0)
+
+
 class _Buffer:
     """A FlatBuffer, and which of its bytes were told."""
 
@@ -70,6 +85,11 @@ class _Buffer:
         self._told = bytearray(len(data))
         self._vtables: dict[int, list[int]] = {}
         self._ends: set[int] = set()  # of tables and vtables: what comes before them is packed without padding
+
+    @property
+    def told_bytes(self) -> int:
+        """Where the last thing that was told ends."""
+        return self._told.rfind(1) + 1
 
     def number(self, at: int, size: int, *, signed: bool = True) -> int:
         if at < 0 or at + size > len(self.data):
@@ -158,6 +178,14 @@ def _blocks(buffer: _Buffer, at: int) -> tuple[Block, ...]:
     return tuple(found)
 
 
+def _pairs(buffer: _Buffer, at: int) -> tuple[tuple[int, int], ...]:
+    """Read the places of buffers, or of columns: two numbers each."""
+    start = buffer.follow(at)
+    data = buffer.tell(start, 4 + 16 * buffer.number(start, 4, signed=False))
+    numbers = [int.from_bytes(data[place : place + 8], "little", signed=True) for place in range(4, len(data), 8)]
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+
+
 class _Table:
     """A kind of table: reads its fields in their order, None for one that is left out."""
 
@@ -237,4 +265,5 @@ _COLUMN = _Union(
 )  # name, nullable, kind of type, type, dictionary, children, metadata
 _SCHEMA = _Table(_scalar(2), _many(_COLUMN), _many(_KEY_VALUE), _many(_NONE))
 _FOOTER = _Table(_scalar(2), (4, _SCHEMA), (4, _blocks), (4, _blocks), _many(_KEY_VALUE))
-_MESSAGE = _Union({1: _SCHEMA}, _scalar(2), _scalar(1), (4, _by_kind), _scalar(8), _many(_KEY_VALUE))
+_BATCH = _Table(_scalar(8), (4, _pairs), (4, _pairs), (4, _Table(_scalar(1), _scalar(1))), _many(_NONE))
+_MESSAGE = _Union({1: _SCHEMA, 3: _BATCH}, _scalar(2), _scalar(1), (4, _by_kind), _scalar(8), _many(_KEY_VALUE))

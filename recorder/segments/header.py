@@ -60,10 +60,11 @@ def find_header(buffer: pa.Buffer, schema: pa.Schema | None, in_place: bytes = b
     return None
 
 
-def footer_repeats(buffer: pa.Buffer, schema: pa.Schema) -> bool:
-    """Whether the file ends in a footer that says the same as the header."""
-    footer = _schema_in_footer(memoryview(buffer))
-    return footer is not None and bool(footer.equals(schema, check_metadata=True))
+def header_in_footer(buffer: pa.Buffer) -> Header | None:
+    """Return the header that the footer of a file repeats; None if it does not end in that of a segment."""
+    schema = _schema_in_footer(memoryview(buffer))
+    identity = None if schema is None else _identity_or_none(schema)
+    return None if schema is None or identity is None else (schema, identity, _message(schema))
 
 
 def _repairs(buffer: pa.Buffer, schema: pa.Schema | None) -> Iterator[pa.Schema]:
@@ -74,9 +75,9 @@ def _repairs(buffer: pa.Buffer, schema: pa.Schema | None) -> Iterator[pa.Schema]
     if schema is not None and schema.metadata:
         yield schema
         yield schema.with_metadata({**schema.metadata, b"format_version": str(FORMAT_VERSION).encode()})
-        first = next(find_commits(buffer, len(MAGIC), _message(schema)), None)
-        if first is not None and first.segment:
-            yield schema.with_metadata({**schema.metadata, b"segment_id": first.segment.encode()})
+        stated = {commit.segment for commit in find_commits(buffer, len(MAGIC), _message(schema))} - {""}
+        if len(stated) == 1:  # else there are groups of another segment among them
+            yield schema.with_metadata({**schema.metadata, b"segment_id": stated.pop().encode()})
 
 
 def _identity_or_none(schema: pa.Schema) -> Identity | None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from recorder.segments.encode import END_OF_STREAM, FOOTER_MAGIC
+from recorder.segments.footer import Malformed, sizes_of_commit
 
 # What pyarrow raises on bytes that are no Arrow message. ArrowInvalid is a ValueError, ArrowIOError an OSError;
 # metadata that is no UTF-8 or lacks a key raises the rest.
@@ -73,12 +74,36 @@ def commit_at(buffer: pa.Buffer, offset_bytes: int, schema_message: bytes) -> Co
             or stated.keys() not in _KEYS
             or str(number).encode() != stated[b"commit"]
             or number < 0
+            or stated.get(b"segment") == b""
             or f"{int(crc32, 16):08x}" != crc32
         ):
             return None
         return Commit(offset_bytes, end_bytes, number, crc32, stated.get(b"segment", b"").decode())
     except (*ARROW_ERRORS, StopIteration):
         return None
+
+
+def exact(buffer: pa.Buffer, commit: Commit) -> Commit:
+    """Return a commit that ends where its content ends: its lengths may have been damaged, and take in what follows.
+
+    What follows is in no commit then; zeros are its own padding.
+    """
+    start = commit.offset_bytes
+    data = buffer.slice(start, commit.end_bytes - start).to_pybytes()
+    metadata_bytes = int.from_bytes(data[4:8], "little")
+    try:
+        used_bytes, body_bytes = sizes_of_commit(data[8 : 8 + metadata_bytes])
+    except Malformed:
+        return commit
+    metadata_end = 8 + _padded(used_bytes)
+    if any(data[metadata_end : 8 + metadata_bytes]):
+        return commit._replace(end_bytes=start + metadata_end)
+    end = 8 + metadata_bytes + _padded(body_bytes)
+    return commit._replace(end_bytes=start + end) if any(data[end:]) else commit
+
+
+def _padded(size_bytes: int) -> int:
+    return -(-size_bytes // 8) * 8
 
 
 def find_commits(buffer: pa.Buffer, start_bytes: int, schema_message: bytes) -> Iterator[Commit]:
@@ -92,6 +117,7 @@ def find_commits(buffer: pa.Buffer, start_bytes: int, schema_message: bytes) -> 
         if metadata_end <= len(view) and b"crc32" in bytes(view[match.end() : metadata_end]):
             commit = commit_at(buffer, match.start(), schema_message)
             if commit is not None:
+                commit = exact(buffer, commit)
                 yield commit
                 at = commit.end_bytes
 
