@@ -127,10 +127,16 @@ class Lane:
             self._break(name, cause, since_us=since_us, now_us=now_us, detail=detail)
 
     def left(self, connection: int, instruments: Iterable[str], now_us: int) -> None:
-        """A connection gave these up on purpose; where it was the last, recording of the instrument ends."""
+        """A connection gave these up on purpose; where it was the last, recording of the instrument ends.
+
+        Unless it is still to be recorded: then the connection that took it over has lost it meanwhile.
+        """
         for name in instruments:
-            self._remove(connection, name)
-            if not self.carriers(name) and name not in self._expected and (gap := self._broken.pop(name, None)):
+            was_last = self._remove(connection, name)
+            if was_last and name in self._expected:
+                detail = "it was left where it flowed, and is broken where it was moved to"
+                self._break(name, "sequence_break", since_us=now_us, now_us=now_us, detail=detail)
+            elif not self.carriers(name) and name not in self._expected and (gap := self._broken.pop(name, None)):
                 self._finish(gap, now_us)
 
     # Interruptions of the whole stream

@@ -226,10 +226,11 @@ class Judgement:
 
 def judge(account: Account, tape: Path, told: list[dict[str, Any]]) -> Judgement:
     """Judge a tape that is not being written, with the newest state of each of its gaps."""
-    result, gaps = Judgement(), Gaps(told, _late(tape))
+    result, late = Judgement(), _late(tape)
+    gaps = Gaps(told, late)
     _judge_quotes(account, tape, gaps, result)
     _judge_tickers(account, tape, gaps, result)
-    _judge_trades(account, tape, result)
+    _judge_trades(account, tape, Gaps([gap for gap in told if not gap["ended_at"]], late), result)
     for channel in account.held:
         kind = {"book": "quotes", "ticker": "tickers", "trades": "trades"}.get(channel.partition(".")[0])
         if kind is not None:
@@ -330,7 +331,8 @@ def _overtaken(account: Account, lost: list[Ticker]) -> set[Ticker]:
     }
 
 
-def _judge_trades(account: Account, tape: Path, result: Judgement) -> None:
+def _judge_trades(account: Account, tape: Path, lasting: Gaps, result: Judgement) -> None:
+    """Every trade must be there, however it was had, but what a stop that lasts has told of."""
     found = Counter[tuple[str, int]]()
     for row, _ in _rows(tape, "trades", TRADES, result):
         found[row[1], row[3]] += 1
@@ -339,4 +341,6 @@ def _judge_trades(account: Account, tape: Path, result: Judgement) -> None:
         ):
             result.invented.append(row)
     result.doubled += [(*key, times) for key, times in found.items() if times > 1]
-    result.missing_trades += sorted(account.owed_trades() - found.keys())
+    missing = sorted(account.owed_trades() - found.keys())
+    made = account.made
+    result.missing_trades += [key for key in missing if not lasting.cover("trades", key[0], made[key], made[key])]

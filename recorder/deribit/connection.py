@@ -28,7 +28,7 @@ from recorder.deribit.messages import (
     decode_trades,
 )
 from recorder.deribit.pacer import Pacer
-from recorder.deribit.session import Reply, RpcError, Session, Silent, open_session
+from recorder.deribit.session import SUBSCRIBE_MOST_CHANNELS, Reply, RpcError, Session, Silent, open_session
 from recorder.runtime.backoff import Backoff
 from recorder.runtime.logging import Logger
 
@@ -283,19 +283,29 @@ class Connection:
 
     async def _resync_books(self, session: Session) -> None:
         """Give broken books a snapshot: unsubscribe and subscribe, since a second subscribe alone brings none."""
-        now_s = time.monotonic()
-        overdue = [name for name, due_s in self._snapshot_due_s.items() if due_s <= now_s]
-        if not overdue:
+        if not self._overdue():
             return
+        # Both turns before anything is left: calls may wait for seconds, and a book that is left brings nothing.
+        await session.turns(2)
+        overdue = self._overdue()  # some may have had their snapshot meanwhile: these flow
+        now_s = time.monotonic()
         for name in overdue:
             self._snapshot_due_s[name] = now_s + SNAPSHOT_PATIENCE_S
             self._books[name].forget()
         names = [channels.book(name) for name in overdue]
-        await session.unsubscribe(names)
-        granted, _ = await session.subscribe(names)
+        await session.unsubscribe(names, paced=False)
+        granted, _ = await session.subscribe(names, paced=False)
         if lost := set(names) - granted:
             self._held -= lost
             self._log.warning("subscribe.left_out", count=len(lost), channels=sorted(lost)[:NAMES_IN_A_LINE])
+
+    def _overdue(self) -> list[str]:
+        """Return the books that should have had a snapshot by now, as many as one call may carry."""
+        now_s = time.monotonic()
+        overdue = [name for name, due_s in self._snapshot_due_s.items() if due_s <= now_s]
+        if len(overdue) > SUBSCRIBE_MOST_CHANNELS:
+            self._wake.set()  # the others are next
+        return overdue[:SUBSCRIBE_MOST_CHANNELS]
 
     def _subscriptions_of(self, assignment: Assignment) -> dict[str, Subscription]:
         found: dict[str, Subscription] = {}
@@ -348,6 +358,8 @@ class Connection:
         book.received_us = now_us
         if applied is Applied.NEW:
             change_id, prev_change_id = data.change_id, data.prev_change_id
+            if self._snapshot_due_s:  # a book that goes on needs no snapshot: it would be left while it flows
+                self._snapshot_due_s.pop(instrument, None)
             self._feed.quote(self.number, instrument, data.timestamp, book.top, change_id, prev_change_id, now_us)
         elif applied is Applied.SNAPSHOT:
             self._snapshot_due_s.pop(instrument, None)

@@ -121,7 +121,12 @@ class Session:
         us_out = envelope.usOut
         return Reply(envelope.result, us_out if us_out is not None and 0 <= us_out <= LATEST_US else None)
 
-    async def subscribe(self, channels: Iterable[str]) -> tuple[set[str], int | None]:
+    async def turns(self, calls: int) -> None:
+        """Wait until so many calls of subscribe or unsubscribe may be made at once, with `paced=False`."""
+        for _ in range(calls):
+            await self._pacer.wait()
+
+    async def subscribe(self, channels: Iterable[str], *, paced: bool = True) -> tuple[set[str], int | None]:
         """Subscribe in calls of allowed size and pace.
 
         Returns:
@@ -131,17 +136,19 @@ class Session:
         granted: set[str] = set()
         us_out = None
         for chunk in chunks(channels):
-            await self._pacer.wait()
+            if paced:
+                await self._pacer.wait()
             reply = await self.call("public/subscribe", channels=chunk)
             granted.update(decode_names(reply.result))
             us_out = reply.us_out
         return granted, us_out
 
-    async def unsubscribe(self, channels: Iterable[str]) -> set[str]:
+    async def unsubscribe(self, channels: Iterable[str], *, paced: bool = True) -> set[str]:
         """Unsubscribe likewise; returns the channels that really were subscribed."""
         left: set[str] = set()
         for chunk in chunks(channels):
-            await self._pacer.wait()
+            if paced:
+                await self._pacer.wait()
             left.update(decode_names((await self.call("public/unsubscribe", channels=chunk)).result))
         return left
 

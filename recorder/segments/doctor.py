@@ -279,7 +279,7 @@ def _about_live(data_dir: DataDir, stream: str, path: Path, checked: Checked) ->
         yield Finding(path, f"is a live file without a segment in it ({what})", damage=False)
     elif checked.identity.stream != stream:
         yield Finding(path, f"lies under {stream} but says it is of {checked.identity.stream}", damage=True)
-    elif sealed_path(data_dir, stream, name).exists():
+    elif _is_there(sealed_path(data_dir, stream, name)):
         yield Finding(path, "is finished: the sealed file of its name counts", damage=False)
     elif checked.damage:
         tail_bytes = checked.size_bytes - checked.whole_bytes
@@ -304,6 +304,13 @@ def _readable(folder: Path) -> Generator[Finding, None, list["os.DirEntry[str]"]
     except OSError as exc:
         yield _unreadable(folder, exc)
         return []
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False  # its folder cannot be read, and is named for that
 
 
 def _streams(folder: Path) -> list[str]:

@@ -78,8 +78,8 @@ def snapshot(data_dir: DataDir, stream: str) -> StreamSnapshot:
         why = _why_not(checked, stream)
         if not why:
             live[name] = checked.table
-        elif checked.newer_version or not all(damage.torn for damage in checked.damage):
-            left_out[name] = LeftOut(path, why)  # else it was just created: there is nothing to leave out
+        elif not _just_created(checked):
+            left_out[name] = LeftOut(path, why)
     sealed = sealed_files(data_dir, stream)
     for path in sealed:
         live.pop(path.stem, None)
@@ -121,6 +121,11 @@ def _why_not(checked: Checked, stream: str) -> str:
     if checked.identity.stream != stream:
         return f"it is of stream {checked.identity.stream}, but lies under {stream}"
     return ""
+
+
+def _just_created(checked: Checked) -> bool:
+    """Whether a live file has no whole header yet, or never got one: there is nothing to leave out."""
+    return checked.identity is None and not checked.newer_version and all(damage.torn for damage in checked.damage)
 
 
 def _read_head(path: Path) -> Checked:

@@ -1,4 +1,4 @@
-"""Judges what was returned of a damaged segment. Shares no code with the product's readers: plain pyarrow and zlib."""
+"""Judges what was returned of a damaged segment; shares no code with the product's readers: plain pyarrow, zlib."""
 
 import zlib
 from collections import Counter
@@ -104,8 +104,8 @@ def judge(found: Iterable[Row], original: Original, *, kept: Iterable[int], what
     there = Counter(found)
     written = Counter(row for rows in original.rows for row in rows)
     due = Counter(row for number in kept for row in original.rows[number])
-    assert there <= written, (what, "rows twice, or never written", there - written)
-    assert due <= there, (what, "good rows are lost", due - there)
+    for wrong, excess in (("rows twice, or never written", there - written), ("good rows are lost", due - there)):
+        assert not excess, (what, wrong, excess.total(), min(excess, key=str))
 
 
 def sealed_rows(root: Path, stream: str) -> list[Row]:
