@@ -84,7 +84,8 @@ class Intake:
         self._lifecycle_missed = False
         self._platform: dict[str, bool] = {}  # what the exchange last said of itself
         self._chain: dict[str, tuple[int, int]] = {}  # newest recorded change_id, its timestamp_ms
-        self._held_back_us: dict[tuple[int, str], int] = {}  # since when a connection's book waits for another's
+        # Books that a connection has shown to be beyond what is recorded: since when, and at which change_id.
+        self._ahead: dict[str, tuple[int, int]] = {}
         self._instruments: dict[str, InstrumentData] = {}
         self.owed = TradesOwed(self.trades_lane, self.gaps, had, since_us=self.recording_since_us, now_us=now_us)
         self._told: dict[str, tuple[str | None, bool]] = {}  # state and recorded, as last written
@@ -127,13 +128,15 @@ class Intake:
         beyond = change_id > newest_id or (prev_change_id is None and timestamp_ms > newest_ms)
         if beyond:
             if connection not in carriers and carriers and (prev_change_id is None or prev_change_id > newest_id):
-                since_us = self._held_back_us.setdefault((connection, instrument), received_us)
-                if received_us - since_us < HOLD_BACK_US:
+                shown_us, _ = self._ahead.setdefault(instrument, (received_us, change_id))
+                if received_us - shown_us < HOLD_BACK_US:
                     return
             newest = self._newest.get(instrument, (None, None))
             row = quote_row(instrument, timestamp_ms, received_us, top, newest, change_id, prev_change_id)
             if lane.add(row, received_us):
                 self._chain[instrument] = (change_id, timestamp_ms)
+                if self._ahead and change_id >= self._ahead.get(instrument, (0, change_id + 1))[1]:
+                    del self._ahead[instrument]
         if connection not in carriers:
             if beyond and prev_change_id is not None and prev_change_id > newest_id >= 0:
                 # Whoever would have brought what lies between is gone: tell it, and go on from here.
@@ -143,7 +146,6 @@ class Intake:
                     now_us=received_us,
                     ids=(newest_id + 1, prev_change_id),
                 )
-            self._held_back_us.pop((connection, instrument), None)
             lane.flows(connection, instrument, received_us)
 
     def ticker(self, connection: int, data: TickerData, received_us: int) -> None:
@@ -279,7 +281,9 @@ class Intake:
         """Recording ends where nobody else carries an instrument; it was told when the choice was made."""
         now_us = self._now_us()
         self.quotes.left(connection, instruments, now_us)
-        self._forget_held_back(connection, instruments)
+        for name in instruments:
+            if not self.quotes.carriers(name):
+                self._ahead.pop(name, None)
         self.tickers.left(connection, instruments, now_us)
         if trades:
             self.trades_lane.left(connection, [ALL], now_us)
@@ -289,20 +293,17 @@ class Intake:
     ) -> None:
         """Open a gap for what no other connection carries."""
         now_us = self._now_us()
+        for name in [name for name in self._ahead if self.quotes.carriers(name) == {connection}]:
+            # It was dead before it was lost, whatever else came on it: another connection has shown that.
+            del self._ahead[name]
+            behind_us = self._chain[name][1] * US_PER_MS
+            self.quotes.stops(
+                connection, name, cause, since_us=min(behind_us, since_us), now_us=now_us, detail=detail
+            )
         for lane in self.lanes:
             lane.lost(connection, cause, since_us=since_us, now_us=now_us, detail=detail)
-        self._forget_held_back(connection, None)
         self._lifecycle_missed |= self._lifecycle_on == {connection}
         self._lifecycle_on.discard(connection)
-
-    def _forget_held_back(self, connection: int, instruments: AbstractSet[str] | None) -> None:
-        gone = [
-            one
-            for one in self._held_back_us
-            if one[0] == connection and (instruments is None or one[1] in instruments)
-        ]
-        for one in gone:
-            del self._held_back_us[one]
 
     def book_broken(
         self, connection: int, instrument: str, since_us: int, first_missing: int, last_missing: int

@@ -88,7 +88,7 @@ BARRIERS = (
     Barrier(
         "a connection's snapshot waits for the other to bring what lies between",
         "recorder/intake.py",
-        "                if received_us - since_us < HOLD_BACK_US:\n                    return\n",
+        "                if received_us - shown_us < HOLD_BACK_US:\n                    return\n",
         "",
         "tests/test_intake.py::test_a_second_connection_waits_for_the_first_to_bring_what_lies_between",
         quick=True,
@@ -96,7 +96,7 @@ BARRIERS = (
     Barrier(
         "but not for ever",
         "recorder/intake.py",
-        "received_us - since_us < HOLD_BACK_US",
+        "received_us - shown_us < HOLD_BACK_US",
         "True",
         "tests/test_intake.py::test_a_second_connection_does_not_wait_for_a_dead_one",
     ),

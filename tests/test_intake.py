@@ -87,18 +87,16 @@ def test_a_second_connection_does_not_wait_for_a_dead_one(bench: Bench) -> None:
     assert int(gaps[0]["started_at"].timestamp() * 1000) == NOW_US // 1000
 
 
-@pytest.mark.parametrize("gone", ["left", "lost"])
-def test_who_waited_once_waits_anew_next_time(bench: Bench, gone: str) -> None:
-    """A connection that gave an instrument up and takes it again does not count as waiting since then."""
+def test_a_connection_that_was_dead_before_it_was_lost_is_told_from_then(bench: Bench) -> None:
+    """Another one has shown how far the book is, and was lost first: the gap begins with the last row."""
     bench.quote(0, 10, None)
-    bench.quote(1, 14, None)
-    if gone == "left":
-        bench.intake.left(1, {NAME}, trades=False)
-    else:
-        bench.intake.disconnected(1, cause="disconnect", since_us=bench.now_us, detail="")
-    bench.quote(1, 16, None, after_us=2 * HOLD_BACK_US)
+    bench.quote(1, 14, None, after_us=50_000)
+    bench.intake.disconnected(1, cause="disconnect", since_us=bench.now_us, detail="")
+    bench.now_us += 4_000_000
+    bench.intake.disconnected(0, cause="disconnect", since_us=bench.now_us, detail="")
+    (gap,) = [gap for gap in bench.rows("data_gaps") if gap["stream"].endswith("quotes")]
 
-    assert [row["change_id"] for row in bench.rows("quotes")] == [10]
+    assert int(gap["started_at"].timestamp() * 1000) == NOW_US // 1000
 
 
 def test_a_ticker_that_another_connection_brought_is_not_recorded_again(bench: Bench) -> None:

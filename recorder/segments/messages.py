@@ -23,6 +23,7 @@ _COMMIT_METADATA_BYTES = 64 * 1024
 _COMMIT_BODY_BYTES = 8 * 1024
 # The mark that each message begins with, and a length of metadata below 64 KiB.
 _MESSAGE_START = re.compile(rb"\xff\xff\xff\xff[\x00-\xff]{2}\x00\x00")
+_COMMIT_KEY = re.compile(rb"crc32")
 _KEYS = ({b"commit", b"crc32"}, {b"commit", b"crc32", b"segment"})
 
 
@@ -107,14 +108,25 @@ def _padded(size_bytes: int) -> int:
 
 
 def find_commits(buffer: pa.Buffer, start_bytes: int, schema_message: bytes) -> Iterator[Commit]:
-    """Find all commit batches from an offset on, whatever lies between them."""
+    """Find all commit batches from an offset on, whatever lies between them.
+
+    Nearly all that looks like the beginning of a message is passed over without a look at it, for every commit has
+    its key in its metadata: bytes that were made to look like beginnings cost no more than others.
+    """
     view = memoryview(buffer)
-    at = start_bytes
+    at, key_at = start_bytes, -1
     while match := _MESSAGE_START.search(view, at):
+        metadata = match.end()
+        if key_at < metadata:
+            key = _COMMIT_KEY.search(view, metadata)
+            if key is None:
+                return
+            key_at = key.start()
+        if key_at - metadata > _COMMIT_METADATA_BYTES:
+            at = key_at - _COMMIT_METADATA_BYTES
+            continue
         at = match.start() + 1
-        metadata_end = match.end() + int.from_bytes(view[match.end() - 4 : match.end()], "little")
-        # Nearly all that looks like a message and is no commit ends here, before Arrow is asked.
-        if metadata_end <= len(view) and b"crc32" in bytes(view[match.end() : metadata_end]):
+        if key_at < metadata + int.from_bytes(view[metadata - 4 : metadata], "little"):
             commit = commit_at(buffer, match.start(), schema_message)
             if commit is not None:
                 commit = exact(buffer, commit)

@@ -70,12 +70,17 @@ def _be_loader(arguments: list[str], environment: dict[str, Any], log: str) -> N
 def _serve() -> None:
     import loader.run  # noqa: F401, PLC0415 - the heavy part
 
+    ended = 0
     for line in sys.stdin:
-        pid = os.fork()
+        if ended:  # only now: until then its number is nobody else's, and who kills it late kills nobody
+            os.waitpid(ended, 0)
+        ended = pid = os.fork()
         if pid == 0:
             _be_loader(*json.loads(line))
         print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert end is not None
+        print(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status, flush=True)
 
 
 if __name__ == "__main__":
