@@ -88,8 +88,11 @@ class Audit:
             psycopg.Error: the database failed; nothing can be said.
         """
         # The tape is listed first: what is sealed and loaded after that is left for the next audit.
-        candidates = sorted(Inbox(self._data_dir).unsettled(), key=lambda one: (one.stream, one.path.name, one.name))
+        inbox = Inbox(self._data_dir)
+        candidates = sorted(inbox.unsettled(), key=lambda one: (one.stream, one.path.name, one.name))
         self._read_database()
+        for place, why in inbox.unreadable.items():
+            yield Finding(place.partition("/")[0], place, Verdict.UNREADABLE, detail=why)
         for candidate in candidates:
             self._stop.check()
             try:

@@ -3,9 +3,8 @@
 import contextlib
 import itertools
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +13,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from loader.embedded import Embedded
 from loader.errors import DatabaseAway, DatabaseUnfit, LoaderError
-from loader.session import Connection
+from loader.patience import in_thread, watched
+from loader.session import Connection, Session
 from loader.settings import LoaderSettings
 from loader.stop import Stop
 from recorder.runtime.data_dir import DataDir
@@ -30,7 +30,8 @@ _KEEPALIVES = {
 # SQLSTATE classes that pass by themselves or by somebody's hand, without a change of what we send: connection,
 # transaction rollback, resources (disk full, too many connections), operator, and system errors.
 _PASSING_CLASSES = frozenset({"08", "40", "53", "57", "58"})
-_PASSING = frozenset({"25006", "55P03"})  # read only (a failover), lock timeout
+# Read only (a failover); too long idle in a transaction, or too long a one (a loader that was asleep); lock timeout.
+_PASSING = frozenset({"25006", "25P03", "25P04", "55P03"})
 # Rolled back by the server in favour of another transaction: done again at once.
 ROLLED_BACK = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 # Data that the table does not take: the segment's own fault, once the table's columns were found right.
@@ -45,8 +46,8 @@ _REMEDIES = {
 _CONNECT_REMEDIES = {
     "authentication failed": "check user and password in DATABASE_URL",
     "no password supplied": "give the password in DATABASE_URL",
-    "role ": "check the user in DATABASE_URL",
-    "database ": "create the database, or correct its name in DATABASE_URL",
+    'role "': "check the user in DATABASE_URL",
+    'database "': "create the database, or correct its name in DATABASE_URL",
 }
 
 
@@ -81,7 +82,11 @@ class Database:
             if self._embedded:
                 self._url = self._embedded.ensure_running(self._stop)
                 self.shown = self._url
-            with self._connection() as connection, self._stop.cuts(connection):
+            with (
+                self._connection() as connection,
+                self._stop.cuts(connection),
+                watched(connection, lambda: psycopg.connect(self._url, **self._options())),
+            ):
                 yield connection
 
     def close(self) -> None:
@@ -89,27 +94,21 @@ class Database:
         if self._embedded:
             self._embedded.close()
 
-    def _connection(self) -> Connection:
+    def _connection(self) -> Session:
         """Connect in a thread: a name service or network that hangs must not hold up a stop."""
-        future: Future[Connection] = Future()
-
-        def connect() -> None:
-            try:
-                future.set_result(
-                    psycopg.connect(
-                        self._url,
-                        autocommit=True,
-                        application_name="ticktape-loader",
-                        **{"connect_timeout": CONNECT_TIMEOUT_S, **_KEEPALIVES, **_given(self._url)},
-                    )
-                )
-            except psycopg.Error as exc:
-                future.set_exception(exc)
-
-        Thread(target=connect, name="connect", daemon=True).start()
+        future = in_thread("connect", lambda: Session.connect(self._url, **self._options()))
         while not wait([future], timeout=0.1).done:
             self._stop.check()
         return future.result()
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "autocommit": True,
+            "application_name": "ticktape-loader",
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            **_KEEPALIVES,
+            **_given(self._url),
+        }
 
     @contextlib.contextmanager
     def _errors_explained(self) -> Iterator[None]:
@@ -118,6 +117,8 @@ class Database:
         except psycopg.Error as exc:
             self._stop.check()  # the connection was cut on purpose
             raise explain(exc, self.shown) from exc
+        except UnicodeError as exc:  # of Python's own, where psycopg looks the host up
+            raise DatabaseUnfit(f"{self.shown}: no host can have that name", remedy="correct DATABASE_URL") from exc
 
 
 def explain(exc: psycopg.Error, shown: str) -> LoaderError:

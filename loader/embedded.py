@@ -33,6 +33,7 @@ PORT = 5432  # of the socket's name only: nothing listens on TCP
 _LONGEST_SOCKET_DIR = 80
 # Recovery after a crash may read the whole WAL; only a server that ends by itself has failed.
 _POLL_S = 0.05
+_CONNECT_TIMEOUT_S = 10  # it is ready, and on this machine
 _STOP_TIMEOUT_S = 60.0
 _OPTIONS = {
     "listen_addresses": "",
@@ -150,9 +151,12 @@ class Embedded:
 
     def _socket_dir_in_use(self) -> Path:
         try:
-            return Path(self._pid_file()[4])
-        except (OSError, IndexError) as exc:
-            raise DatabaseAway("the embedded PostgreSQL is starting or ending") from exc
+            folder = self._pid_file()[4]
+        except (OSError, IndexError):
+            folder = ""
+        if not folder:  # the line is there, and empty, before the server has its socket
+            raise DatabaseAway("the embedded PostgreSQL is starting or ending")
+        return Path(folder)
 
     def _start(self, stop: Stop) -> None:
         account = account_for(self._home)
@@ -196,7 +200,9 @@ class Embedded:
                     remedy=f"see {self._home / 'log'}, or set DATABASE_URL",
                 )
             with contextlib.suppress(OSError, IndexError):
-                if self._pid_file()[7].strip() == "ready":
+                lines = self._pid_file()
+                # Not what a server that was killed left: it said "ready", too.
+                if lines[0] == str(process.pid) and lines[7].strip() == "ready":
                     return
             if stop.wait(_POLL_S):
                 self._shut_down(process.pid)
@@ -283,7 +289,7 @@ def _url(socket_dir: Path, database: str) -> str:
 
 
 def _make_database(maintenance_url: str) -> None:
-    with psycopg.connect(maintenance_url, autocommit=True) as connection:
+    with psycopg.connect(maintenance_url, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S) as connection:
         if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
             with contextlib.suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))

@@ -3,6 +3,7 @@
 TicktapeError
 └── LoaderError
     ├── DatabaseAway        exit 1   cannot be used just now; worth trying again
+    │   └── LedgerChanged            what was loaded is not in its ledger any more: all is to be asked anew
     ├── DatabaseUnfit       exit 1   cannot be loaded as it is: a person must act
     │   ├── SchemaConflict           its tables are not the tape's any more
     │   └── MigrationConflict        its schema was made by other files than these
@@ -23,6 +24,10 @@ class LoaderError(TicktapeError):
 
 class DatabaseAway(LoaderError):
     """The database cannot be used just now."""
+
+
+class LedgerChanged(DatabaseAway):
+    """The ledger is not what it was: an older backup was put in its place, or its numbers are behind."""
 
 
 class DatabaseUnfit(LoaderError):

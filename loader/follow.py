@@ -8,12 +8,13 @@ import watchfiles
 
 from loader.database import Database
 from loader.errors import DatabaseAway, Stopped
+from loader.inbox import stream_folders
 from loader.load import Loader, Tally, Wanted
 from loader.stop import Stop
 from recorder.runtime.backoff import Backoff
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.logging import get_logger
-from recorder.segments.layout import SEALED_SUFFIX, streams
+from recorder.segments.layout import SEALED_SUFFIX
 
 # Events are hints: the tape is listed anew at least this often, whether or not one came.
 RESCAN_S = 5.0
@@ -103,5 +104,7 @@ def _hints(data_dir: DataDir, stop: Stop, *, once: bool) -> Iterator[None]:
 
 def _folders(data_dir: DataDir) -> list[Path]:
     """List what is to be watched: streams only, for live files and an embedded database beside them never rest."""
-    folders = [data_dir.root / stream for stream in streams(data_dir)]
-    return [folder for folder in folders if folder.is_dir()]
+    try:
+        return stream_folders(data_dir)
+    except OSError:
+        return []  # the loader names it, each time it lists the tape

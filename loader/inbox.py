@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from recorder.runtime.data_dir import DataDir
-from recorder.segments.layout import SEALED_SUFFIX, streams
-from recorder.segments.schemas import flush_rank
+from recorder.runtime.data_dir import NOT_STREAMS, DataDir
+from recorder.segments.layout import SEALED_SUFFIX
+from recorder.segments.schemas import flush_rank, stream_kind
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Some file systems count a folder's mtime in seconds: for this long after a change another may leave it as it is.
 _QUIET_NS = 5_000_000_000
+TOP = "./"  # DATA_DIR itself, among the folders that cannot be looked into
 # What a file looked like: (size, mtime, ctime). A chmod, which can mend a refused file, changes the last one only.
 Look = tuple[int, int, int]
 
@@ -59,6 +60,8 @@ class Inbox:
         self._settled: dict[str, Look] = {}
         self._for_good: set[str] = set()
         self._listings: dict[str, _Listing] = {}  # by "stream/date=…/"
+        # Folders that the newest listing could not look into, as paths below DATA_DIR that end in a slash; and why.
+        self.unreadable: dict[str, str] = {}
 
     def settle(self, candidate: Candidate, *, for_good: bool) -> None:
         """Do not bring this file up again, unless it changes.
@@ -72,17 +75,32 @@ class Inbox:
         (self._for_good.add if for_good else self._for_good.discard)(candidate.name)
 
     def has(self, name: str) -> bool:
-        """Return whether the newest listing had a file of this name."""
+        """Return whether the newest listing had a file, or could not list a folder, of this name."""
         listing = self._listings.get(f"{name.rpartition('/')[0]}/")
-        return listing is not None and name in listing.names
+        return name in self.unreadable or (listing is not None and name in listing.names)
+
+    def folders(self) -> list[str]:
+        """Return the folders that the newest listing could look into, named as in `unreadable`."""
+        streams = {f"{place.partition('/')[0]}/" for place in self._listings}
+        return sorted({TOP, *streams, *self._listings} - self.unreadable.keys())
 
     def unsettled(self) -> list[Candidate]:
-        """List what is new or has changed, oldest first over all streams, gaps before what they explain."""
+        """List what is new or has changed, oldest first over all streams, gaps before what they explain.
+
+        A folder that cannot be looked into is named in `unreadable`, and what was known of it stays known.
+        """
         listings, found = {}, []
-        for stream, place in _date_folders(self._data_dir):
-            listing, names = self._list(place)
-            listings[place] = listing
-            found += [candidate for name in names if (candidate := self._look(stream, name))]
+        self.unreadable = {}
+        for stream, place in self._date_folders():
+            try:
+                listing, names = self._list(place)
+                found += [candidate for name in names if (candidate := self._look(stream, name))]
+                listings[place] = listing
+            except OSError as exc:
+                self._cannot_list(place, exc)
+        for place in self._listings.keys() - listings.keys():
+            if any(place.startswith(closed) or closed == TOP for closed in self.unreadable):
+                listings[place] = self._listings[place]
         gone = self._listings.keys() - listings.keys()
         self._listings = listings
         for name in [name for name in self._settled if gone and not self.has(name)]:
@@ -117,15 +135,40 @@ class Inbox:
         self._settled.pop(name, None)
         self._for_good.discard(name)
 
+    def _date_folders(self) -> Iterator[tuple[str, str]]:
+        """Yield each stream and each of its date folders, as a path below DATA_DIR that ends in a slash."""
+        try:
+            folders = stream_folders(self._data_dir)
+        except OSError as exc:
+            self._cannot_list(TOP, exc)
+            return
+        for folder in folders:
+            try:
+                dates = [
+                    entry.name for entry in _entries(folder) if entry.name.startswith("date=") and entry.is_dir()
+                ]
+            except OSError as exc:
+                self._cannot_list(f"{folder.name}/", exc)
+                continue
+            for date in dates:
+                yield folder.name, f"{folder.name}/{date}/"
 
-def _date_folders(data_dir: DataDir) -> Iterator[tuple[str, str]]:
-    """Yield each stream and each of its date folders, as a path below DATA_DIR that ends in a slash."""
-    if not data_dir.root.is_dir():
-        return
-    for stream in streams(data_dir):
-        for entry in _entries(data_dir.root / stream):
-            if entry.name.startswith("date=") and entry.is_dir():
-                yield stream, f"{stream}/{entry.name}/"
+    def _cannot_list(self, place: str, exc: OSError) -> None:
+        self.unreadable[place] = f"cannot be looked into: {exc.strerror or exc}"
+
+
+def stream_folders(data_dir: DataDir) -> list[Path]:
+    """List the folders of sealed segments, in the order of their names; `live/` is not even looked into.
+
+    Raises:
+        OSError: DATA_DIR cannot be listed. One that is not there yet has none.
+    """
+    found = [
+        Path(entry.path)
+        for entry in _entries(data_dir.root)
+        if entry.name not in NOT_STREAMS and stream_kind(entry.name) and entry.is_dir()
+    ]
+    return sorted(found)
 
 
 def _entries(folder: Path) -> list["os.DirEntry[str]"]:

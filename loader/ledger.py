@@ -11,6 +11,8 @@ from loader.session import Connection
 from recorder.runtime.version import software
 from recorder.segments.encode import Identity
 
+TABLE = "loaded_segments"
+
 _KNOWN_FILES = """
 SELECT name, size_bytes, mtime FROM loaded_segments WHERE name = ANY(%(names)s)
 UNION ALL
@@ -20,6 +22,14 @@ _KNOWN_IDS = """
 SELECT segment_id::text FROM loaded_segments WHERE segment_id = ANY(%(ids)s::uuid[])
 UNION
 SELECT segment_id::text FROM salvaged_segments WHERE segment_id = ANY(%(ids)s::uuid[])
+"""
+_HELD = "SELECT segment_id::text, size_bytes, rows FROM loaded_segments WHERE segment_id = ANY(%s::uuid[])"
+# A promoted logical replica, or a restore of the rows alone, has the ledger and not the place of its sequence.
+_MEND_SEQUENCE = """
+SELECT setval(sequence, newest)
+FROM (SELECT max(segment) AS newest FROM loaded_segments) AS ledger,
+     (SELECT pg_get_serial_sequence('loaded_segments', 'segment')::regclass AS sequence) AS place
+WHERE newest > coalesce(pg_sequence_last_value(sequence), 0)
 """
 _TAKE_NUMBERS = """
 SELECT nextval(pg_get_serial_sequence('loaded_segments', 'segment'))::int FROM generate_series(1, %s)
@@ -40,6 +50,7 @@ ON CONFLICT (name) DO UPDATE SET (reason, size_bytes, mtime, segment_id, refused
     = (excluded.reason, excluded.size_bytes, excluded.mtime, excluded.segment_id, now(), excluded.software)
 """
 _FORGIVE = "DELETE FROM refused_segments WHERE name = %s OR segment_id = %s"
+_FORGIVE_FOLDERS = "DELETE FROM refused_segments WHERE name = ANY(%s)"
 _FORGIVE_LOADED = """
 DELETE FROM refused_segments AS refused USING loaded_segments AS loaded
 WHERE loaded.name = refused.name AND loaded.loaded_at > refused.refused_at
@@ -58,6 +69,23 @@ def known_files(connection: Connection, candidates: Sequence[Candidate]) -> set[
 def known_ids(connection: Connection, ids: Sequence[str]) -> set[str]:
     """Return those segment ids whose rows are in the database, be it under the id of what they salvage."""
     return {row[0] for row in connection.execute(_KNOWN_IDS, {"ids": list(ids)}).fetchall()}
+
+
+def held(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return what was loaded under these ids themselves: segment_id -> (bytes of the file, rows)."""
+    rows = connection.execute(_HELD, [list(ids)]).fetchall()
+    return {segment_id: (size_bytes, count) for segment_id, size_bytes, count in rows}
+
+
+def newest(connection: Connection) -> str | None:
+    """Return the id of the segment that was loaded last, or nearly so where several loaders load."""
+    row = connection.execute("SELECT segment_id::text FROM loaded_segments ORDER BY segment DESC LIMIT 1").fetchone()
+    return row[0] if row else None
+
+
+def mend_sequence(connection: Connection) -> None:
+    """Let the numbers of new segments begin after those that are taken."""
+    connection.execute(_MEND_SEQUENCE)
 
 
 def salvaged_by(connection: Connection, segment_id: str) -> str | None:
@@ -113,6 +141,11 @@ def refuse(connection: Connection, candidate: Candidate, reason: str, segment_id
 def forgive(connection: Connection, name: str, salvages: str = "") -> None:
     """Take a file off the list of refused ones; also the damaged one that a good one salvages."""
     connection.execute(_FORGIVE, [name, salvages or None])
+
+
+def forgive_folders(connection: Connection, places: Sequence[str]) -> None:
+    """Take folders off the list that can be looked into again."""
+    connection.execute(_FORGIVE_FOLDERS, [list(places)])
 
 
 def forgive_loaded(connection: Connection) -> None:

@@ -1,5 +1,12 @@
-"""Loads what is on the tape and not in the ledger: each segment in one transaction with its ledger row."""
+"""Loads what is on the tape and not in the ledger: each segment in one transaction with its ledger row.
 
+A segment that was taken must still be on the tape after a power loss, or its rows might be recorded a second time
+under another id (trades are fetched again). Its bytes were fsynced before it got its name here; its name may not have
+been. So the folder is fsynced before a segment is read: a power loss then finds it as it was taken, and a recovery
+that would have sealed it anew, with fewer rows where a crash left some that only memory held, finds it sealed.
+"""
+
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -13,16 +20,17 @@ from loader import ledger
 from loader.capabilities import Capabilities, ask, choose
 from loader.copy import copy_rows
 from loader.database import DATA_ERRORS, ROLLED_BACK
-from loader.errors import SegmentRefused
+from loader.errors import LedgerChanged, SegmentRefused
 from loader.inbox import Candidate, Inbox
 from loader.migrate import migrate
 from loader.prepare import Gone, Item, Prepared, Refused, in_chunks, read_ahead
 from loader.session import Connection, set_up_session
 from loader.stop import Stop
 from loader.tables import check_table, copy_statement, market_of
+from recorder.runtime import disk
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.logging import get_logger
-from recorder.segments.reader import read_identity
+from recorder.segments.reader import read_identity, read_segment
 
 # Files asked for in the ledger at a time.
 CHUNK = 500
@@ -68,6 +76,7 @@ class Loader:
             DatabaseUnfit: it cannot take the tape.
         """
         self._connection = connection
+        self._data_dir = data_dir
         self._inbox = Inbox(data_dir)
         self._stop = stop
         self._tally = tally
@@ -78,7 +87,10 @@ class Loader:
         self.capabilities: Capabilities = choose(ask(connection))
         set_up_session(connection)
         migrate(connection, self.capabilities.kind)
+        ledger.mend_sequence(connection)
         ledger.forgive_loaded(connection)
+        self._newest = ledger.newest(connection)
+        self._folders: list[str] = []
 
     def load_new(self) -> int:
         """Load what is new on the tape; return how many segments were.
@@ -86,15 +98,16 @@ class Loader:
         Raises:
             Stopped: a signal asked for the end; what was committed stays.
             DatabaseUnfit: a table does not fit.
+            LedgerChanged: the database is not the one of the last pass; connect anew.
             psycopg.Error: the database failed; what is in the ledger is loaded, nothing else.
         """
         begun, before = time.monotonic(), (self._tally.segments, self._tally.rows)
+        self._check_ledger()
         listed = [candidate for candidate in self._inbox.unsettled() if self._wanted.file(candidate)]
-        for name in [name for name in self._tally.refused if not self._inbox.has(name)]:  # moved by somebody
-            ledger.forgive(self._connection, name)
-            del self._tally.refused[name]
+        self._list_refused()
         for chunk in in_chunks(listed, CHUNK):
             fresh = self._not_in_ledger(chunk)
+            _make_durable(fresh)
             numbers = ledger.take_numbers(self._connection, len(fresh)) if fresh else []
             with closing(read_ahead(zip(fresh, numbers, strict=True))) as items:
                 for item in items:
@@ -108,17 +121,41 @@ class Loader:
             )
         return segments
 
+    def _check_ledger(self) -> None:
+        """Notice a backup that was put in this database's place while the connection lasted.
+
+        A backup is what was there at one moment: if it has the newest segment it has the others.
+        """
+        if self._newest and not ledger.known_ids(self._connection, [self._newest]):
+            raise LedgerChanged("the newest segment is not in the ledger any more: was an older backup restored?")
+
+    def _list_refused(self) -> None:
+        """Bring the list of what is refused in line with the tape, as far as a listing tells."""
+        for name in [name for name in self._tally.refused if not self._inbox.has(name)]:  # moved, or open again
+            ledger.forgive(self._connection, name)
+            del self._tally.refused[name]
+        if self._folders != self._inbox.folders():
+            self._folders = self._inbox.folders()
+            ledger.forgive_folders(self._connection, self._folders)
+        for place, why in self._inbox.unreadable.items():
+            folder = Candidate(self._data_dir.root / place, place, place.partition("/")[0], (0, 0, 0))
+            self._refuse(Refused(folder, why, None, again=True))
+
     def _not_in_ledger(self, chunk: list[Candidate]) -> list[Candidate]:
         """Settle what the ledger has, by name first, for that needs no file to be opened; return the rest."""
         names = ledger.known_files(self._connection, chunk)
         ids = {one.name: _identity_of(one) for one in chunk if one.name not in names}
-        known = ledger.known_ids(self._connection, [segment_id for segment_id in ids.values() if segment_id])
+        claimed = [segment_id for segment_id in ids.values() if segment_id]
+        known, held = ledger.known_ids(self._connection, claimed), ledger.held(self._connection, claimed)
         fresh = []
         for candidate in chunk:
-            if candidate.name in names or ids[candidate.name] in known:
-                self._skip(candidate)
-            else:
+            segment_id = None if candidate.name in names else ids[candidate.name]
+            if candidate.name not in names and segment_id not in known:
                 fresh.append(candidate)
+            elif why := _other_content(candidate, held.get(segment_id or "")):
+                self._refuse(Refused(candidate, why, segment_id))
+            else:
+                self._skip(candidate)
         return fresh
 
     def _settle(self, item: Item) -> None:
@@ -147,6 +184,7 @@ class Loader:
             self._skip(segment.candidate)
             return
         self._inbox.settle(segment.candidate, for_good=True)
+        self._newest = segment.identity.segment_id
         self._tally.segments += 1
         self._tally.rows += segment.rows
         self._tally.refused.pop(segment.candidate.name, None)
@@ -167,10 +205,13 @@ class Loader:
                     raise
                 self._stop.wait(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter is no secret
             except DATA_ERRORS as exc:
+                if exc.diag.table_name == ledger.TABLE:
+                    raise LedgerChanged(f"its next number is taken: {' '.join(str(exc).split())}") from exc
                 # A table that was changed by hand is no segment's fault.
                 check_table(self._connection, stream)
                 raise SegmentRefused(f"the database does not take its rows: {' '.join(str(exc).split())}") from exc
-            except psycopg.ProgrammingError:
+            except (psycopg.ProgrammingError, psycopg.InternalError):
+                # What a type's own reader says of bytes that are another type's is an internal error, too.
                 check_table(self._connection, stream)
                 raise
         raise AssertionError("unreachable: the last attempt returned or raised")
@@ -200,6 +241,7 @@ def load_segment(connection: Connection, segment: Prepared, check: Callable[[], 
 
     Raises:
         SegmentRefused: the rows that the database took are not those that were sent, or they are there in part.
+        SchemaConflict: its table has other columns than the stream; nothing is loaded.
     """
     identity, candidate = segment.identity, segment.candidate
     with connection.transaction():
@@ -217,8 +259,34 @@ def load_segment(connection: Connection, segment: Prepared, check: Callable[[], 
         taken = copy_rows(connection, copy_statement(identity.stream), segment.encoded, check)
         if taken != segment.rows:
             raise SegmentRefused(f"the database took {taken} of its {segment.rows} rows: is there a trigger?")
+        # Now, for the COPY holds the table as it is: of a column whose type was changed to another one of eight bytes
+        # PostgreSQL would have taken the bytes for what they are not.
+        check_table(connection, identity.stream)
         ledger.forgive(connection, candidate.name, identity.salvages)
     return True
+
+
+def _make_durable(candidates: list[Candidate]) -> None:
+    """See to it that a power loss does not take a name under which a segment is about to be taken."""
+    for folder in {candidate.path.parent for candidate in candidates}:
+        with contextlib.suppress(OSError):  # of a medium that cannot be written nothing can be lost; or it is gone
+            disk.fsync_dir(folder)
+
+
+def _other_content(candidate: Candidate, held: tuple[int, int] | None) -> str:
+    """Return what is wrong if a good file has other rows than were loaded under its id. It may be a copy, or damaged
+    since: that is no matter of the loader's, whose rows are safe.
+    """  # noqa: D205
+    size_bytes, rows = held or (candidate.size_bytes, 0)
+    if candidate.size_bytes == size_bytes:
+        return ""
+    try:
+        checked = read_segment(candidate.path)
+    except OSError:
+        return ""
+    if checked.damage or not checked.sealed or checked.rows == rows:
+        return ""
+    return f"it has {checked.rows} rows, but was loaded with {rows}: its segment_id was used twice"
 
 
 def _identity_of(candidate: Candidate) -> str | None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from loader.copy import Rows, encode
@@ -71,9 +72,12 @@ def prepare(candidate: Candidate, number: int) -> Item:
     except SegmentRefused as exc:
         return Refused(candidate, exc.what, exc.segment_id)
     table = checked.table
-    return Prepared(
-        candidate, identity, number, checked.rows, received_range(table), checked.crc32, encode(table, number)
-    )
+    try:
+        received, encoded = received_range(table), encode(table, number)
+    except (ValueError, OverflowError, pa.ArrowException) as exc:
+        # A time before 4713 BC, for one: nothing that PostgreSQL, or Python, has a form for.
+        return Refused(candidate, f"its rows cannot be sent: {' '.join(str(exc).split())}", identity.segment_id)
+    return Prepared(candidate, identity, number, checked.rows, received, checked.crc32, encoded)
 
 
 def judge(checked: Checked, folder: str) -> Identity:

@@ -62,7 +62,7 @@ class Stop:
     def _cut_when_asked(self) -> None:
         self.event.wait()
         # Again and again: a connection may have been made between the request and its being noticed.
-        for cut in itertools.chain((_cancel,), itertools.repeat(_shut_down)):
+        for cut in itertools.chain((_cancel,), itertools.repeat(shut_down)):
             time.sleep(GRACE_S)
             with self._lock:
                 if self._connection is not None:
@@ -75,7 +75,8 @@ def _cancel(connection: "psycopg.Connection[Any]") -> None:
         connection.cancel_safe(timeout=GRACE_S)
 
 
-def _shut_down(connection: "psycopg.Connection[Any]") -> None:
+def shut_down(connection: "psycopg.Connection[Any]") -> None:
+    """Cut a connection, from any thread: whoever waits on it gets an error at once."""
     with (
         contextlib.suppress(OSError, psycopg.Error),  # it may be closed already
         socket.socket(fileno=os.dup(connection.fileno())) as line,

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import psycopg
 import pyarrow as pa
@@ -284,88 +283,3 @@ class Follower:
         self.stop.request()
         self._thread.join(SOON_S)
         assert not self._thread.is_alive()
-
-
-class Proxy:
-    """A TCP proxy before a PostgreSQL, which can lose what is sent through it."""
-
-    def __init__(self, server: str) -> None:
-        self._server = server
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.cut_at_commit_of_copy = False  # forward the COMMIT that follows a COPY, then cut before its reply
-        self.stall_after_bytes: int | None = None  # of one connection's requests: forward no more
-        self.stalled = threading.Event()
-        self.cuts = 0
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        """The URL of the same database through the proxy."""
-        parts = urlsplit(self._server)
-        user = parts.netloc.rpartition("@")[0] or "postgres"
-        return f"postgresql://{user}@127.0.0.1:{self._listener.getsockname()[1]}{parts.path}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._listener.close()
-        _end(*self._open)  # a close alone would not wake the threads that read, and leave the server waiting
-
-    def _connect(self) -> socket.socket:
-        parts = urlsplit(self._server)
-        folder = parse_qs(parts.query).get("host", [""])[0]
-        if not folder:
-            return socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 5432))
-        line = socket.socket(socket.AF_UNIX)
-        line.connect(f"{folder}/.s.PGSQL.{parts.port or 5432}")
-        return line
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = self._connect()
-            self._open += [client, server]
-            threading.Thread(target=self._requests, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._replies, args=(client, server), daemon=True).start()
-
-    def _requests(self, client: socket.socket, server: socket.socket) -> None:
-        sent, copying = 0, False
-        try:
-            while data := client.recv(65536):
-                sent += len(data)
-                copying = copying or b"FROM STDIN" in data
-                if self.stall_after_bytes is not None and sent > self.stall_after_bytes:
-                    self.stalled.set()
-                    continue  # read, as a network would, but never deliver
-                if self.cut_at_commit_of_copy and copying and b"COMMIT" in data:
-                    self.cut_at_commit_of_copy, self.cuts = False, self.cuts + 1
-                    _end(client)  # first, so that the reply has nowhere to go
-                    server.sendall(data)
-                    return
-                server.sendall(data)
-        except OSError:
-            pass
-        finally:
-            _end(client, server)
-
-    def _replies(self, client: socket.socket, server: socket.socket) -> None:
-        try:
-            while data := server.recv(65536):
-                client.sendall(data)
-        except OSError:
-            pass
-        finally:
-            _end(client, server)
-
-
-def _end(*lines: socket.socket) -> None:
-    for line in lines:
-        try:
-            line.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # ended already

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from loader import follow, load
+from loader import follow
 from loader.database import Database
 from loader.embedded import Embedded
 from loader.errors import DatabaseAway, MigrationConflict, SchemaConflict
@@ -24,7 +24,6 @@ from tests.fix_postgres import (
     START_US,
     Follower,
     Process,
-    Proxy,
     load_once,
     make_rows,
     query,
@@ -232,47 +231,6 @@ def test_two_loaders_at_once_load_each_segment_once(tmp_path: Path, any_database
     assert [racer.wait() for racer in racers] == [0, 0]
     assert sum(racer.err.count("segment.loaded") for racer in racers) == 20
     assert same_rows(tmp_path, any_database, QUOTES)
-
-
-def test_a_loader_killed_in_a_copy_leaves_nothing_behind(tmp_path: Path, database: str) -> None:
-    """With half a segment sent at a kill -9, nothing of it is there; the next run loads it once."""
-    record(tmp_path, [later(0), later(1, 20_000), later(60)])
-    with Proxy(database) as proxy:
-        proxy.stall_after_bytes = 400_000
-        process = Process("load", "--once", root=tmp_path, url=proxy.url)
-        assert proxy.stalled.wait(30)
-        process.popen.kill()
-        process.wait()
-    assert "FROM STDIN" not in process.out
-    assert (count(database), count(database, "loaded_segments")) == (50, 1)
-    assert load_once(tmp_path, database).segments == 2
-    assert same_rows(tmp_path, database, QUOTES)
-
-
-def test_a_lost_commit_reply_is_settled_by_the_ledger(tmp_path: Path, database: str) -> None:
-    """The connection ends between COMMIT and its reply: the rows are there once."""
-    record(tmp_path, [later(0), later(1)])
-    with Proxy(database) as proxy:
-        proxy.cut_at_commit_of_copy = True
-        load_once(tmp_path, proxy.url)
-        assert proxy.cuts == 1
-    assert (count(database), count(database, "loaded_segments")) == (100, 2)
-
-
-def test_a_deadlock_is_tried_again(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A transaction that the server rolled back in favour of another is done again."""
-    record(tmp_path, [quotes(10)])
-    failures = [psycopg.errors.DeadlockDetected("deadlock"), psycopg.errors.SerializationFailure("conflict")]
-    real = load.load_segment
-
-    def deadlocks_twice(*arguments: object) -> bool:
-        if failures:
-            raise failures.pop()
-        return real(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(load, "load_segment", deadlocks_twice)
-    assert load_once(tmp_path, database).segments == 1
-    assert count(database) == 10
 
 
 def test_new_segments_and_streams_are_found_while_following(
@@ -580,3 +538,12 @@ def test_a_bad_database_url_is_not_repeated(tmp_path: Path) -> None:
     assert "sec" not in process.err.replace("postgresql", "")
     with pytest.raises(DatabaseAway):
         Database(LoaderSettings(database_url="postgresql:///x?host=/nowhere"), Stop()).connect().__enter__()
+
+
+def test_a_host_that_cannot_be_is_told_at_once(tmp_path: Path) -> None:
+    """It is no outage, and is not waited for."""
+    process = run_loader("load", root=tmp_path, url="postgresql://me:secret@host..example/ticks")
+    assert (process.popen.returncode, process.err) == (
+        1,
+        "error: postgresql://me@host..example/ticks: no host can have that name; correct DATABASE_URL\n",
+    )

@@ -15,9 +15,10 @@ from loader.settings import LoaderSettings
 from loader.stop import Stop
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.layout import US_PER_SEC, us_to_datetime
+from tests.faults.database import Wire, commit_reply_lost, socket_of, through
+from tests.faults.proxy import Proxy
 from tests.fix_postgres import (
     START_US,
-    Proxy,
     load_once,
     make_rows,
     query,
@@ -100,9 +101,8 @@ def test_replay_fills_up_a_half_filled_database(tape: Path, database: str) -> No
 
 def test_replay_counts_right_through_a_lost_connection(tape: Path, database: str) -> None:
     """What it loaded before the connection was lost is not called there already."""
-    with Proxy(database) as proxy:
-        proxy.cut_at_commit_of_copy = True
-        tally = load_once(tape, proxy.url)
+    with Proxy(socket_of(database), Wire(commit_reply_lost())) as proxy:
+        tally = load_once(tape, through(proxy, database))
     assert tally.segments + tally.skipped == 6
     assert audit(tape, database)["equal"] is True
 

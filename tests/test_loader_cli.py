@@ -14,6 +14,7 @@ from loader.embedded import Embedded
 from loader.errors import DatabaseAway, DatabaseUnfit
 from loader.stop import Stop
 from tests.fix_postgres import ROOT, Process, query, quotes, record, run_loader, wait_for
+from tests.fix_programs import until
 
 QUOTES = "SELECT count(*) FROM eth_option_quotes"
 
@@ -126,6 +127,36 @@ def test_the_embedded_server_survives_a_pid_file_of_another_program(place: Path)
         assert query(url, "SELECT 1") == [(1,)]
     finally:
         server.close()
+
+
+def test_a_server_that_was_killed_is_waited_for_when_it_starts_again(place: Path) -> None:
+    """What it left says that it is ready; the one that is only starting is not believed to be."""
+    server = Embedded(place / "postgres")
+    query(server.ensure_running(Stop()), "SELECT 1")
+    pid_file = place / "postgres" / "cluster" / "postmaster.pid"
+    os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    assert "ready" in pid_file.read_text()
+
+    def start() -> str:
+        try:
+            return server.ensure_running(Stop())
+        except DatabaseAway:
+            return ""  # the memory of the one before is still held
+
+    try:
+        assert query(until(start, "the server"), "SELECT 1") == [(1,)]
+    finally:
+        server.close()
+
+
+def test_a_server_without_a_socket_yet_is_away(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another loader, killed since, has just started it: it is there, and cannot be connected to."""
+    cluster = place / "postgres" / "cluster"
+    cluster.mkdir(parents=True)
+    (cluster / "postmaster.pid").write_text(f"{os.getpid()}\n{cluster}\n1780000000\n5432\n\n")
+    monkeypatch.setattr(embedded, "_command_of", lambda _pid: f"postgres -D {cluster}")
+    with pytest.raises(DatabaseAway, match="starting or ending"):
+        Embedded(place / "postgres").ensure_running(Stop())
 
 
 def test_a_long_path_has_a_short_socket(place: Path) -> None:
