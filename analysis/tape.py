@@ -14,7 +14,7 @@ from recorder.segments.layout import streams
 from recorder.segments.reader import StreamSnapshot, choose_sealed, snapshot
 from recorder.segments.schemas import GAPS_STREAM, SCHEMAS, stream_kind
 
-# Of the standard library: what asks for rows may be a notebook, and a warning belongs on its stderr, never its stdout.
+# Of the standard library: who asks for rows may be a notebook, and a warning belongs on stderr, never on stdout.
 log = logging.getLogger("analysis")
 
 # One row a gap, in its newest state.
