@@ -76,11 +76,13 @@ class Rows(ds.Dataset):  # type: ignore[misc] # pyarrow is untyped
         return self._rows.scanner(**options)
 
     def _choose(self) -> ds.Dataset:
-        sealed, left_out = choose_sealed(self._found.sealed, self._found.stream)
-        for file in left_out:
+        choice = choose_sealed(self._found.sealed, self._found.stream)
+        for file in choice.left_out:
             log.warning("left out %s", file)
-        live = self._found.live
-        parts = [ds.dataset(live if live is not None else pa.Table.from_batches([], schema=self._schema))]
-        if sealed:
-            parts.append(ds.dataset([str(path) for path in sealed], format="ipc", schema=self._schema))
+        read = [pa.Table.from_batches([], schema=self._schema), *choice.rows]
+        if self._found.live is not None:
+            read.append(self._found.live)
+        parts = [ds.dataset(pa.concat_tables(read))]
+        if choice.paths:
+            parts.append(ds.dataset([str(path) for path in choice.paths], format="ipc", schema=self._schema))
         return ds.dataset(parts)

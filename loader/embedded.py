@@ -218,6 +218,8 @@ class Embedded:
                 if self._process is not None:
                     self._process.poll()
                 if not self._is_server(pid):
+                    if self._process is not None and self._process.pid == pid:
+                        self._process.wait()  # it has ended: this only takes note
                     return
                 time.sleep(_POLL_S)
 

@@ -271,7 +271,7 @@ class _Walk:
                     return f"the footer leads to another commit than {group.number}"
         except Malformed as exc:
             return f"the footer is damaged ({exc})"
-        except (*ARROW_ERRORS, IndexError) as exc:
+        except ARROW_ERRORS as exc:
             return f"the footer cannot be read ({first_line(exc)})"
         return ""
 

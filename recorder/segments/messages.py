@@ -14,8 +14,8 @@ from recorder.segments.encode import END_OF_STREAM, FOOTER_MAGIC
 from recorder.segments.footer import Malformed, sizes_of_commit
 
 # What pyarrow raises on bytes that are no Arrow message. ArrowInvalid is a ValueError, ArrowIOError an OSError;
-# metadata that is no UTF-8 or lacks a key raises the rest.
-ARROW_ERRORS = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, TypeError)
+# metadata that is no UTF-8 or lacks a key, and an offset past the end, raise the rest.
+ARROW_ERRORS = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, IndexError, TypeError)
 
 # A commit has no rows: its metadata takes less than 2 KiB, its body a few bytes for each column of text. What is
 # larger is none, and is not decoded to find out.
@@ -76,6 +76,8 @@ def commit_at(buffer: pa.Buffer, offset_bytes: int, schema_message: bytes) -> Co
             or str(number).encode() != stated[b"commit"]
             or number < 0
             or stated.get(b"segment") == b""
+            # Told or not there at all: a shorter list of what is stated may be a flipped bit.
+            or (b"segment" in stream[len(schema_message) :]) != (b"segment" in stated)
             or f"{int(crc32, 16):08x}" != crc32
         ):
             return None

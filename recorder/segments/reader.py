@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -88,28 +89,43 @@ def snapshot(data_dir: DataDir, stream: str) -> StreamSnapshot:
     return StreamSnapshot(stream, tuple(sealed), table, tuple(left_out.values()))
 
 
-def choose_sealed(paths: Iterable[Path], stream: str) -> tuple[list[Path], list[LeftOut]]:
+class Choice(NamedTuple):
+    """The sealed rows of a stream: files to scan, and what was read of files whose beginning is damaged."""
+
+    paths: list[Path]
+    rows: list[pa.Table]
+    left_out: list[LeftOut]
+
+
+def choose_sealed(paths: Iterable[Path], stream: str) -> Choice:
     """Choose those sealed files whose rows are a stream's, each row once, by what they say of themselves.
 
     A copy counts once, and of a damaged segment and what was salvaged of it the latter (both lie there if a repair
-    was interrupted). Nothing but the first bytes of each file is read, and they are believed.
+    was interrupted). Only the first bytes of a file are read, and they are believed; where they tell nothing the file
+    is read and checked.
 
     Raises:
         OSError: a file cannot be read.
     """
-    chosen: dict[str, Path] = {}
+    chosen: dict[str, Path | pa.Table] = {}
     salvaged: set[str] = set()
     left_out = []
     for path in paths:
-        head = _read_head(path)
-        why = _why_not(head, stream)
+        found = _read_head(path)
+        why = _why_not(found, stream)
         if why:
-            left_out.append(LeftOut(path, why))
-            continue
-        assert head.identity is not None
-        chosen.setdefault(head.identity.segment_id, path)
-        salvaged.add(head.identity.salvages)
-    return [path for segment_id, path in chosen.items() if segment_id not in salvaged], left_out
+            found = read_segment(path)
+            good = found.identity_proven and not _why_not(found, stream)
+            left_out.append(LeftOut(path, f"all but {found.rows} rows, for {why}" if good else why))
+            if not good:
+                continue
+        assert found.identity is not None
+        chosen.setdefault(found.identity.segment_id, found.table.replace_schema_metadata(None) if why else path)
+        salvaged.add(found.identity.salvages)
+    kept = [one for segment_id, one in chosen.items() if segment_id not in salvaged]
+    return Choice(
+        [one for one in kept if isinstance(one, Path)], [one for one in kept if isinstance(one, pa.Table)], left_out
+    )
 
 
 def _why_not(checked: Checked, stream: str) -> str:

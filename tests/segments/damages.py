@@ -67,6 +67,16 @@ def repeated(original: Original) -> Iterator[Case]:
         yield rearranged(original, [*range(count), number], f"group {number} again at the end", everything)
 
 
+def repeated_behind_damage(original: Original) -> Iterator[Case]:
+    """Damage the rows of the second group, and repeat every later one, where the chain began anew."""
+    count = len(original.groups)
+    second = original.groups[1]
+    for number in range(2, count):
+        data = bytearray(rearranged(original, [*range(number + 1), *range(number, count)], "", frozenset()).data)
+        data[(second.start + second.commit) // 2] ^= 4
+        yield Case(f"group 1 damaged, group {number} twice", bytes(data), frozenset(range(count)) - {1})
+
+
 def missing(original: Original) -> Iterator[Case]:
     """Take out every run of groups. What followed them is proven by nothing, what came after that is."""
     count = len(original.groups)

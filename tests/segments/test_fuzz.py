@@ -23,6 +23,8 @@ from tests.segments.judge import Original
 
 Record = Callable[[str, object], None]
 
+pytestmark = pytest.mark.timeout(3600)  # the full sizes take long
+
 VALID = judge.read(segment_bytes([quote_rows(2, first_change_id=2 + 2 * n) for n in range(4)]))
 MARK = b"\xff\xff\xff\xff"
 # What parsers stumble over: marks, ends, lengths at the bounds, and pieces of the real thing.

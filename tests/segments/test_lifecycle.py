@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -23,6 +24,8 @@ from tests.segment_tools import NOON_US, QUOTES, quotes, tape_in
 from tests.segments import damages, judge
 
 Record = Callable[[str, object], None]
+
+pytestmark = pytest.mark.timeout(3600)  # the full sizes take long
 
 
 class Life(RuleBasedStateMachine):
@@ -162,8 +165,8 @@ class Life(RuleBasedStateMachine):
     def rows(self) -> list[judge.Row]:
         """What our readers return, each row held against what was written."""
         found = snapshot(self.data_dir, QUOTES)
-        chosen, _ = choose_sealed(found.sealed, QUOTES)
-        tables: list[Any] = [read_segment(path).table for path in chosen]
+        choice = choose_sealed(found.sealed, QUOTES)
+        tables: list[Any] = [*choice.rows, *(read_segment(path).table for path in choice.paths)]
         rows = [row for table in tables for row in judge.tuples(table)]
         rows += [] if found.live is None else judge.tuples(found.live)
         for row in rows:
