@@ -82,7 +82,10 @@ class Embedded:
             self._become_owner()
             socket_dir = self._socket_dir_in_use()
         url = _url(socket_dir, DATABASE)
-        _make_database(_url(socket_dir, "postgres"))
+        try:
+            _make_database(_url(socket_dir, "postgres"))
+        except psycopg.OperationalError as exc:  # killed in this moment, or what it left was taken for it
+            raise DatabaseAway(f"the embedded PostgreSQL in {self._home} does not answer: {exc}") from exc
         if started:
             log.info("embedded.started", url=url, folder=str(self._home))
         return url

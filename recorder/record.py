@@ -302,10 +302,11 @@ class Recorder:
         since = {lane: us for lane, end in ends.items() if (us := end.whole_until_us(now_us)) is not None}
         # Instruments are told when they are subscribed: where nothing else is durable, recording began there.
         begun_us = first_row_us(data_dir, f"{self._settings.currency}_{self._settings.kind}_".lower())
-        if begun_us is None:
+        earliest_us = min(since.values(), default=begun_us)
+        if earliest_us is None:
             return  # a new tape, or the first run of this market
         for lane, end in ends.items():
-            since_us = since.get(lane, min(since.values(), default=begun_us))
+            since_us = since.get(lane, min(earliest_us, now_us))
             for gap in gaps.open_gaps:
                 if gap.stream == lane.stream:
                     carry_over(gap, end, since_us=since_us, now_us=now_us)
