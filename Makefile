@@ -51,7 +51,7 @@ simulate: $(STAMP) ## Be a Deribit look-alike on port 8765
 ##@ Develop
 .PHONY: test lint types check fmt bench lock clean
 test: $(STAMP) ## All tests
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## Style
 	$(PY) -m ruff check .

@@ -23,7 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if (file := config.getoption("--faults-table")) is not None:
-        config.pluginmanager.register(FaultsTable(Path(file), full=config.getoption("--full")))
+        worker = hasattr(config, "workerinput")  # of pytest-xdist
+        config.pluginmanager.register(FaultsTable(Path(file), full=config.getoption("--full"), worker=worker))
 
 
 @pytest.fixture(scope="session")

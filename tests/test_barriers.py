@@ -25,6 +25,12 @@ class Barrier:
     quick: bool = False  # tried in every run
 
 
+_COPY = "        taken = copy_rows(connection, copy_statement(identity.stream), segment.encoded, check)\n"
+_CHECKED = (
+    "        check_table(connection, identity.stream)\n"
+    "        ledger.forgive(connection, candidate.name, identity.salvages)\n"
+)
+
 BARRIERS = (
     Barrier(
         "the fsync of a flush",
@@ -115,6 +121,63 @@ BARRIERS = (
         "pass",
         "tests/test_record.py::test_kill_9_loses_nothing_flushed_and_is_told_as_a_gap",
     ),
+    Barrier(
+        "the checksum over rows",
+        "recorder/segments/check.py",
+        'if f"{crc:08x}" != commit.crc32 or not self.accept(commit, self.at):',
+        "if not self.accept(commit, self.at):",
+        "tests/segments/test_damage.py::test_a_flip_in_every_byte",
+        quick=True,
+    ),
+    Barrier(
+        "ledger row and rows in one transaction",
+        "loader/load.py",
+        _COPY,
+        f'        connection.execute("COMMIT")\n        connection.execute("BEGIN")\n{_COPY}',
+        "tests/test_loader_kills.py::test_killed_in_a_copy",
+    ),
+    Barrier(
+        "a segment that another loader took meanwhile is not loaded",
+        "loader/load.py",
+        "        ):  # fmt: skip\n            return False\n",
+        "        ):  # fmt: skip\n            pass\n",
+        "tests/test_loader_once.py::test_two_loaders_copies_and_twins",
+    ),
+    Barrier(
+        "the rows that the database took are counted",
+        "loader/load.py",
+        "        if taken != segment.rows:\n",
+        "        if taken < 0:\n",
+        "tests/test_loader.py::test_rows_that_a_table_does_not_take_are_refused",
+    ),
+    Barrier(
+        "a segment's name is durable before it is loaded",
+        "loader/load.py",
+        "            _make_durable(fresh)\n",
+        "",
+        "tests/test_loader_once.py::test_power_lost_after_the_loader_took_a_segment_whose_name_was_not_safe",
+    ),
+    Barrier(
+        "a table is checked while the COPY holds it",
+        "loader/load.py",
+        _CHECKED,
+        _CHECKED.replace("        check_table(connection, identity.stream)\n", ""),
+        "tests/test_loader_faults.py::test_a_column_of_another_type_ends_the_loader",
+    ),
+    Barrier(
+        "each pass begins with a look at the ledger",
+        "loader/load.py",
+        "        self._check_ledger()\n",
+        "",
+        "tests/test_loader_faults.py::test_what_an_older_backup_lost_is_loaded_again",
+    ),
+    Barrier(
+        "a silent server is left",
+        "loader/patience.py",
+        "            shut_down(session)\n",
+        "",
+        "tests/test_loader_network.py::test_a_connection_on_which_nothing_arrives_is_noticed",
+    ),
 )
 
 
@@ -142,3 +205,4 @@ def test_without_a_barrier_the_tests_go_red(
     assert " failed" in run.stdout
     record_property("fault", "21")
     record_property("cases", 1)
+    record_property("shown", f"without “{barrier.name}” ({barrier.file}): `{barrier.test}` goes red")

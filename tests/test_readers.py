@@ -23,6 +23,7 @@ from loader.inbox import Candidate
 from loader.prepare import Refused, prepare
 from recorder.doctor import doctor
 from recorder.runtime.data_dir import DataDir
+from recorder.segments import reader
 from recorder.segments.layout import live_files, sealed_files
 from recorder.segments.reader import choose_sealed, read_segment, snapshot
 from recorder.segments.recovery import recover
@@ -134,15 +135,15 @@ def test_readers_see_a_committed_prefix_while_the_writer_is_killed(
     for kill in range(40 if full else 3):
         writer.start()
         until(writer.durable, "a first row")
-        end_s = time.monotonic() + rng.uniform(0.2, 1.5)
+        end_s = time.monotonic() + rng.uniform(0.1, 0.8)
         while time.monotonic() < end_s:
-            reader = rng.choice((by_analysis, by_analysis, by_refresh, by_polars, by_pyarrow))
+            read = rng.choice((by_analysis, by_analysis, by_refresh, by_polars, by_pyarrow))
             before = writer.durable()
-            if reader in (by_polars, by_pyarrow):  # they see what is sealed
+            if read in (by_polars, by_pyarrow):  # they see what is sealed
                 before = 0
                 if not list(root.glob(f"{QUOTES}/date=*/*.arrow")):
                     continue
-            is_prefix(reader(root), writer, before, f"seed {seed}, kill {kill}, {reader.__name__}")
+            is_prefix(read(root), writer, before, f"seed {seed}, kill {kill}, {read.__name__}")
             looks += 1
         if kill % 3 == turn:
             before = writer.durable()
@@ -178,6 +179,28 @@ def test_no_length_of_a_live_file_disturbs_a_reader(data_dir: DataDir, record_pr
         assert found.left_out == ()
     record_property("fault", "16")
     record_property("cases", len(range(0, len(original.data), 5)))
+
+
+@pytest.mark.parametrize("look", ["live_files", "read_segment", "sealed_files"])
+def test_a_segment_that_is_sealed_during_a_look_is_seen_once(
+    data_dir: DataDir, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    """Sealed after the live files were listed, one was read, or the sealed ones were listed: all rows, once."""
+    writer = tape_in(data_dir)
+    writer.write_round(quotes(3, first_change_id=2), now_us=NOON_US)
+    real = getattr(reader, look)
+
+    def then_sealed(*arguments: Any) -> Any:
+        found = real(*arguments)
+        writer.seal_all()
+        return found
+
+    monkeypatch.setattr(reader, look, then_sealed)
+    found = snapshot(data_dir, QUOTES)
+    rows = 0 if found.live is None else found.live.num_rows
+
+    assert rows + sum(read_segment(path).rows for path in found.sealed) == 3
+    assert len(sealed_files(data_dir, QUOTES)) == 1
 
 
 # Versions

@@ -1,7 +1,7 @@
 """Writes docs/faults.md from a run of the tests: `pytest --full --faults-table docs/faults.md`.
 
 A test says which fault it makes by `@pytest.mark.fault(4)` or `record_property("fault", "4")`, and in how many cases
-by `record_property("cases", n)`; what it shows is its docstring.
+by `record_property("cases", n)`; what it shows is its docstring, and what it adds as `record_property("shown", text)`.
 """
 
 from collections import defaultdict
@@ -41,44 +41,48 @@ class _Shown:
     passed: int = 0
     failed: int = 0
     sentences: dict[str, str] = field(default_factory=dict)  # by test
+    more: list[str] = field(default_factory=list)
 
 
 class FaultsTable:
-    """A pytest plugin."""
+    """A pytest plugin. Where tests run in several processes (pytest-xdist) each says what its tests show, and the one
+    that collects the reports writes the table.
+    """  # noqa: D205
 
-    def __init__(self, file: Path, *, full: bool) -> None:
-        self._file, self._full = file, full
-        self._docstrings: dict[str, str] = {}
-        self._marked: dict[str, tuple[int, ...]] = {}
+    def __init__(self, file: Path, *, full: bool, worker: bool) -> None:
+        self._file, self._full, self._worker = file, full, worker
         self._shown: dict[int, _Shown] = defaultdict(_Shown)
         self._failed: list[str] = []
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Remember what each test says of itself."""
+        """Let the reports of each test carry what it says of itself."""
         for item in items:
             text = getattr(getattr(item, "function", None), "__doc__", None) or ""
-            self._docstrings[item.nodeid] = " ".join(text.split())
-            if (marker := item.get_closest_marker("fault")) is not None:
-                self._marked[item.nodeid] = marker.args
+            item.user_properties.append(("sentence", " ".join(text.split())))
+            for marker in item.iter_markers("fault"):
+                item.user_properties.append(("marked", ",".join(map(str, marker.args))))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count what a test shows."""
-        properties = dict(report.user_properties)
+        properties = {name: str(value) for name, value in report.user_properties}
         if report.failed:
             self._failed.append(report.nodeid)
-        told = str(properties.get("fault", "")).split(",")
-        numbers = {int(number) for number in told if number} | set(self._marked.get(report.nodeid, ()))
+        told = f"{properties.get('fault', '')},{properties.get('marked', '')}".split(",")
         if report.when != "call" or report.skipped:
             return
-        for number in numbers:
+        for number in {int(number) for number in told if number}:
             shown = self._shown[number]
-            shown.cases += int(str(properties.get("cases", 1)))
+            shown.cases += int(properties.get("cases", "1"))
             shown.passed += report.passed
             shown.failed += report.failed
-            shown.sentences[report.nodeid.partition("[")[0]] = self._docstrings.get(report.nodeid, "")
+            shown.sentences[report.nodeid.partition("[")[0]] = properties["sentence"]
+            if report.passed and "shown" in properties:
+                shown.more.append(properties["shown"])
 
     def pytest_sessionfinish(self) -> None:
         """Write the table."""
+        if self._worker:
+            return
         size = "full" if self._full else "default"
         lines = [
             "# What was done to it",
@@ -101,4 +105,5 @@ class FaultsTable:
             if shown.sentences:
                 lines += ["", f"## {number}. {name}", ""]
                 lines += [f"- {text} (`{test}`)" for test, text in sorted(shown.sentences.items())]
+                lines += [f"  - {text}" for text in sorted(shown.more)]
         self._file.write_text("\n".join(lines) + "\n")

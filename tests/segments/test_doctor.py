@@ -108,7 +108,7 @@ def test_every_kind_of_damage_to_a_live_segment_is_repaired(
     tmp_path: Path, capsys: Printed, full: bool, record_property: Record
 ) -> None:
     """Finished under its own name with the good groups; what was cut off is in quarantine."""
-    seed = random.randrange(10**9) if full else 1  # one flip in some hundred cases is judged wrongly yet
+    seed = random.randrange(10**9)
     print("seed", seed)
     rng = random.Random(seed)
     paths = tape(DataDir(tmp_path / "sound"))
@@ -128,10 +128,10 @@ def test_every_kind_of_damage_to_a_live_segment_is_repaired(
 
         assert live.name in said
         assert not live.exists()
-        unseen = code == 0 and case.what.startswith("bit ")  # a flip of the last commit that no reader sees
-        kept = frozenset(range(4)) if unseen else case.kept
-        assert len(kept) == 4 or any(tree(root / "quarantine").values()), (seed, case.what)
-        rows_after(root, [first, last], damaged, kept, f"{seed}: {case.what}")
+        rows_after(root, [first, last], damaged, case.kept, f"{seed}: {case.what}")
+        # Rows may be kept that need not be: where the header is put right, and in a last commit's flips nobody sees.
+        if len(judge.sealed_rows(root, QUOTES)) < 36:
+            assert any(tree(root / "quarantine").values()), (seed, case.what)
     record_property("fault", "4")
     record_property("cases", len(cases))
 
