@@ -1,7 +1,8 @@
 """Writes docs/faults.md from a run of the tests: `pytest --full --faults-table docs/faults.md`.
 
 A test says which fault it makes by `@pytest.mark.fault(4)` or `record_property("fault", "4")`, and in how many cases
-by `record_property("cases", n)`; what it shows is its docstring, and what it adds as `record_property("shown", text)`.
+by `record_property("cases", n)`; what it shows is its docstring, and what else it tells by
+`record_property("shown", text)`.
 """
 
 from collections import defaultdict
