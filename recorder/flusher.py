@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow as pa
-
 from recorder.buffers import Buffer, Warner
 from recorder.clock import Clock
 from recorder.free_space import BYTES_PER_GB, FreeSpace
 from recorder.intake import Intake
+from recorder.runtime import memory
 from recorder.runtime.backoff import Backoff
 from recorder.runtime.disk import FULL
 from recorder.runtime.logging import Logger
@@ -97,13 +96,13 @@ class Flusher:
         return result
 
     def _keep_state(self, result: Round) -> None:
-        if result.sealed:  # what a burst, or reading a segment back, took from the system and needs no more
-            pa.default_memory_pool().release_unused()
         try:
             if any([self._state.fold(sealed.stream, sealed.path) for sealed in result.sealed]):  # noqa: C419 - all
                 self._state.save()
         except OSError as exc:
             result.incidents.append(f"state/: {exc}")
+        if result.sealed:
+            memory.release_unused()
 
     # On the event loop
 
