@@ -15,6 +15,7 @@ from recorder.segments.footer import Block, Malformed, read_footer, read_schema
 from recorder.segments.header import Refused, find_header, header_in_footer, identity_of, newer_version
 from recorder.segments.messages import (
     ARROW_ERRORS,
+    ONE_THREAD,
     Commit,
     commit_at,
     exact,
@@ -222,7 +223,10 @@ class _Walk:
             message, end = message_at(self.buffer, offset_bytes)
             if end != commit.offset_bytes:
                 raise Refused("more than one message")
-            batch = pa.ipc.read_record_batch(message, self.checked.schema)
+            if message.type != "record batch":
+                raise Refused(f"a {message.type} message")
+            stream = self.schema_message + self.view[offset_bytes:end].tobytes()
+            batch = pa.ipc.open_stream(pa.py_buffer(stream), options=ONE_THREAD).read_next_batch()
             batch.validate(full=True)
         except (*ARROW_ERRORS, Refused) as exc:
             self.damaged(
@@ -258,7 +262,7 @@ class _Walk:
                 return "the footer names another schema than the file begins with"
             if told.batches != tuple(self.blocks()) or told.dictionaries:
                 return f"the footer names other batches than those of the file's {len(self.checked.groups)} groups"
-            file = pa.ipc.open_file(self.buffer)
+            file = pa.ipc.open_file(self.buffer, options=ONE_THREAD)
             if not file.schema.equals(self.checked.schema, check_metadata=True):
                 return "the footer names another schema than the file begins with"
             if file.num_record_batches != 2 * len(self.checked.groups):

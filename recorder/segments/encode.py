@@ -48,7 +48,7 @@ class Encoder:
         self.schema = schema.with_metadata(identity.metadata())
         self._segment_id = self.schema.metadata[b"segment_id"].decode()
         self._sink = _Sink()
-        options = pa.ipc.IpcWriteOptions(compression=compression)
+        options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)  # see messages.ONE_THREAD
         self._writer = pa.ipc.new_file(self._sink, self.schema, options=options)
         self._empty = pa.RecordBatch.from_arrays(
             [pa.array([], type=field.type) for field in self.schema], schema=self.schema
