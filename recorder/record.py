@@ -18,7 +18,7 @@ from recorder.flusher import Flusher
 from recorder.healer import Healer
 from recorder.intake import Intake
 from recorder.rejects import Rejects
-from recorder.runtime import signals
+from recorder.runtime import memory, signals
 from recorder.runtime.backoff import Backoff
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.disk import FULL
@@ -46,6 +46,7 @@ def record(settings: RecorderSettings, *, run_for_s: float | None, connect_timeo
     Raises:
         DataDirInUse, DiskError, ExchangeNotReached: with their exit codes.
     """
+    memory.keep_steady()
     log = get_logger("recorder")
     asked = threading.Event()
     signals.on_stop(asked.set)

@@ -1,15 +1,22 @@
-"""Gives memory that is not used any more back to the system.
+"""Keeps the memory of a process that runs for weeks as it was after its first minutes.
 
-Each seal reads a segment back, and each stall of the disk fills buffers: both leave free memory that allocators keep
-in case it is needed again. Kept by three of them (Arrow's, Python's, and the C library's) and in pieces, it is not
-found again when it is needed, so a process grows for hours though it holds no more than before (measured: 12 MB of
-free memory in the C library's hands after five minutes of a whole chain, with 10 MB in use).
+Each seal reads a segment back, and each stall of the disk fills buffers; both leave memory free that allocators keep
+for later: Arrow's, Python's, and the C library's. In pieces, and by thread, it is not found again, so the process grows
+though it holds no more than before. Measured with a whole chain over twenty minutes: with mimalloc, Arrow's default,
+the process wandered between 104 and 122 MB; with jemalloc, which gives back by itself what is free for a second, it
+stayed within 98 and 99.
 """
 
 import contextlib
 import ctypes
 
 import pyarrow as pa
+
+
+def keep_steady() -> None:
+    """Let Arrow use the allocator that gives back, where its build has it. Call it before anything is allocated."""
+    with contextlib.suppress(NotImplementedError):
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
 def release_unused() -> None:
