@@ -1,10 +1,10 @@
 """Keeps the memory of a process that runs for weeks as it was after its first minutes.
 
 Each seal reads a segment back, and each stall of the disk fills buffers; both leave memory free that allocators keep
-for later: Arrow's, Python's, and the C library's. In pieces, and by thread, it is not found again, so the process grows
-though it holds no more than before. Measured with a whole chain over twenty minutes: with mimalloc, Arrow's default,
-the process wandered between 104 and 122 MB; with jemalloc, which gives back by itself what is free for a second, it
-stayed within 98 and 99.
+for later: Arrow's, Python's, and the C library's. In pieces, and by thread, it is not found again, so the process
+grows though it holds no more than before. Measured with a whole chain over twenty minutes: with mimalloc, Arrow's
+default, the process wandered between 104 and 122 MB; with jemalloc, which gives back by itself what is free for a
+second, it stayed within 98 and 99.
 """
 
 import contextlib
