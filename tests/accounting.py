@@ -211,15 +211,18 @@ class Judgement:
     untold: list[Row] = field(default_factory=list)  # not recorded, and in no gap row
     unwatched: list[Row] = field(default_factory=list)  # nobody held this channel meanwhile, and no gap row tells
     missing_trades: list[Row] = field(default_factory=list)
+    owed_trades: list[Row] = field(default_factory=list)  # not there yet, and an open gap says so
     rows: Counter[str] = field(default_factory=Counter)
 
     @property
     def good(self) -> bool:
         """Whether nothing is wrong."""
-        return not any((self.invented, self.doubled, self.untold, self.unwatched, self.missing_trades))
+        return not any(
+            (self.invented, self.doubled, self.untold, self.unwatched, self.missing_trades, self.owed_trades)
+        )
 
     def __str__(self) -> str:
-        names = ("invented", "doubled", "untold", "unwatched", "missing_trades")
+        names = ("invented", "doubled", "untold", "unwatched", "missing_trades", "owed_trades")
         wrong = {name: (len(found), found[:3]) for name in names if (found := getattr(self, name))}
         return f"{dict(self.rows)}: {wrong or 'all accounted for'}"
 
@@ -231,6 +234,7 @@ def judge(account: Account, tape: Path, told: list[dict[str, Any]]) -> Judgement
     _judge_quotes(account, tape, gaps, result)
     _judge_tickers(account, tape, gaps, result)
     _judge_trades(account, tape, Gaps([gap for gap in told if not gap["ended_at"]], late), result)
+    _tell_owed([gap for gap in told if gap["status"] == "open"], account, late, result)
     for channel in account.held:
         kind = {"book": "quotes", "ticker": "tickers", "trades": "trades"}.get(channel.partition(".")[0])
         if kind is not None:
@@ -344,3 +348,17 @@ def _judge_trades(account: Account, tape: Path, lasting: Gaps, result: Judgement
     missing = sorted(account.owed_trades() - found.keys())
     made = account.made
     result.missing_trades += [key for key in missing if not lasting.cover("trades", key[0], made[key], made[key])]
+
+
+def _tell_owed(opened: list[dict[str, Any]], account: Account, late: list[Span], result: Judgement) -> None:
+    """Tell trades that an open gap names, by number or by time, from those that nothing tells."""
+    times, made = Gaps(opened, late), account.made
+    numbers = defaultdict(list)
+    for gap in opened:
+        if gap["first_missing"] is not None:
+            numbers[gap["instrument"]].append((gap["first_missing"], gap["last_missing"]))
+    for key in result.missing_trades:
+        by_number = any(first <= key[1] <= last for first, last in numbers[key[0]])
+        if by_number or times.cover("trades", key[0], made[key], made[key]):
+            result.owed_trades.append(key)
+    result.missing_trades = [key for key in result.missing_trades if key not in set(result.owed_trades)]
