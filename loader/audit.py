@@ -11,13 +11,13 @@ from enum import StrEnum
 import pyarrow.compute as pc
 from psycopg import sql
 
-from loader.copy import copy_rows, encode
 from loader.errors import SegmentRefused
 from loader.inbox import Candidate, Inbox
+from loader.postgres.copy import copy_rows, encode
+from loader.postgres.session import Connection
+from loader.postgres.tables import check_table, columns, copy_statement
 from loader.prepare import judge
-from loader.session import Connection
 from loader.stop import Stop
-from loader.tables import check_table, columns, copy_statement
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.check import Checked
 from recorder.segments.reader import read_segment

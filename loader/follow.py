@@ -6,10 +6,10 @@ from pathlib import Path
 
 import watchfiles
 
-from loader.database import Database
 from loader.errors import DatabaseAway, Stopped
 from loader.inbox import stream_folders
 from loader.load import Loader, Tally, Wanted
+from loader.postgres.database import Database
 from loader.stop import Stop
 from recorder.runtime.backoff import Backoff
 from recorder.runtime.data_dir import DataDir

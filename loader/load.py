@@ -16,17 +16,17 @@ from uuid import UUID
 
 import psycopg
 
-from loader import ledger
-from loader.capabilities import Capabilities, ask, choose
-from loader.copy import copy_rows
-from loader.database import DATA_ERRORS, ROLLED_BACK
 from loader.errors import LedgerChanged, SegmentRefused
 from loader.inbox import Candidate, Inbox
-from loader.migrate import migrate
+from loader.postgres import ledger
+from loader.postgres.capabilities import Capabilities, ask, choose
+from loader.postgres.copy import copy_rows
+from loader.postgres.database import DATA_ERRORS, ROLLED_BACK
+from loader.postgres.migrate import migrate
+from loader.postgres.session import Connection, set_up_session
+from loader.postgres.tables import check_table, copy_statement, market_of
 from loader.prepare import Gone, Item, Prepared, Refused, in_chunks, read_ahead
-from loader.session import Connection, set_up_session
 from loader.stop import Stop
-from loader.tables import check_table, copy_statement, market_of
 from recorder.runtime import disk
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.logging import get_logger

@@ -12,10 +12,10 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loader.copy import Rows, encode
 from loader.errors import SegmentRefused
 from loader.inbox import Candidate
-from loader.tables import can_be_table
+from loader.postgres.copy import Rows, encode
+from loader.postgres.tables import can_be_table
 from recorder.segments.check import Checked
 from recorder.segments.encode import FORMAT_VERSION, Identity
 from recorder.segments.reader import read_segment

@@ -9,9 +9,9 @@ from datetime import datetime
 from loader import follow, report
 from loader import replay as replaying
 from loader.audit import Audit, equal
-from loader.capabilities import ask, choose
-from loader.database import Database
 from loader.errors import LoaderError
+from loader.postgres.capabilities import ask, choose
+from loader.postgres.database import Database
 from loader.settings import LoaderSettings
 from loader.stop import Stop
 from recorder.runtime import signals

@@ -29,8 +29,8 @@ import psycopg
 import pyarrow.dataset as ds
 from psycopg import sql
 
-from loader.embedded import Embedded
 from loader.errors import DatabaseAway
+from loader.postgres.embedded import Embedded
 from loader.stop import Stop
 from recorder.runtime import logging
 from tests.accounting import Account, judge

@@ -20,10 +20,10 @@ import pytest
 from psycopg import sql
 
 from loader import follow
-from loader.database import Database
-from loader.embedded import Embedded
 from loader.errors import DatabaseAway
 from loader.load import Tally, Wanted
+from loader.postgres.database import Database
+from loader.postgres.embedded import Embedded
 from loader.settings import LoaderSettings
 from loader.stop import Stop
 from recorder.runtime.data_dir import DataDir

@@ -173,7 +173,7 @@ BARRIERS = (
     ),
     Barrier(
         "a silent server is left",
-        "loader/patience.py",
+        "loader/postgres/patience.py",
         "            shut_down(session)\n",
         "",
         "tests/test_loader_network.py::test_a_connection_on_which_nothing_arrives_is_noticed",

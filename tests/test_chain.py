@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from loader.embedded import Embedded
+from loader.postgres.embedded import Embedded
 from loader.stop import Stop
 from tests.fix_postgres import query
 from tests.fix_programs import Programs, until

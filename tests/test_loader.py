@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from loader import follow
-from loader.database import Database
-from loader.embedded import Embedded
 from loader.errors import DatabaseAway, MigrationConflict, SchemaConflict
 from loader.inbox import Inbox
+from loader.postgres.database import Database
+from loader.postgres.embedded import Embedded
 from loader.settings import LoaderSettings
 from loader.stop import Stop
 from recorder.runtime.data_dir import DataDir

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loader.audit import Audit
-from loader.database import Database
+from loader.postgres.database import Database
 from loader.replay import wanted
 from loader.report import as_json
 from loader.settings import LoaderSettings

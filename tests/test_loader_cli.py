@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from loader import embedded
 from loader.cli import main
-from loader.embedded import Embedded
 from loader.errors import DatabaseAway, DatabaseUnfit
+from loader.postgres import embedded
+from loader.postgres.embedded import Embedded
 from loader.stop import Stop
 from tests.fix_postgres import ROOT, Process, query, quotes, record, run_loader, wait_for
 from tests.fix_programs import until

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loader import copy
-from loader.migrate import migrate
-from loader.tables import columns, copy_statement
+from loader.postgres import copy
+from loader.postgres.migrate import migrate
+from loader.postgres.tables import columns, copy_statement
 from recorder.segments.schemas import SCHEMAS, rows_to_batch
 from tests.fix_postgres import fresh_database, make_rows
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from loader import follow
-from loader.embedded import _binary
+from loader.postgres.embedded import _binary
 from recorder.runtime.backoff import Backoff
 from tests.faults.database import Message, Wire, commit_reply_lost, differences, once, socket_of, through
 from tests.faults.proxy import Proxy

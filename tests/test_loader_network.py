@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from loader import follow, patience, session, stop
-from loader.patience import Look, gone
+from loader import follow, stop
+from loader.postgres import patience, session
+from loader.postgres.patience import Look, gone
 from recorder.runtime.backoff import Backoff
 from tests.faults.database import Message, Wire, differences, once, socket_of, through
 from tests.faults.proxy import Proxy
@@ -35,7 +36,7 @@ def silences(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         cut.append(session)
         stop.shut_down(session)
 
-    monkeypatch.setattr("loader.patience.shut_down", shut_down)
+    monkeypatch.setattr("loader.postgres.patience.shut_down", shut_down)
     monkeypatch.setattr(patience, "SILENCE_S", 0.4)
     monkeypatch.setattr(patience, "ANSWER_S", 1.0)
     return cut

@@ -16,7 +16,7 @@ import pytest
 
 from loader import inbox, prepare
 from loader.audit import Audit
-from loader.database import Database
+from loader.postgres.database import Database
 from loader.settings import LoaderSettings
 from loader.stop import Stop
 from recorder.runtime.data_dir import DataDir

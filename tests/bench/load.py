@@ -11,11 +11,11 @@ from typing import Any
 
 import psycopg
 
-from loader.copy import Rows, copy_rows, encode
-from loader.embedded import Embedded
 from loader.load import Loader, Tally
+from loader.postgres.copy import Rows, copy_rows, encode
+from loader.postgres.embedded import Embedded
+from loader.postgres.tables import copy_statement
 from loader.stop import Stop
-from loader.tables import copy_statement
 from recorder.runtime import logging
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.layout import sealed_files

@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from loader.embedded import Embedded
 from loader.errors import DatabaseAway
+from loader.postgres.embedded import Embedded
 from loader.stop import Stop
 from tests.fix_programs import PATIENCE_S, until
 

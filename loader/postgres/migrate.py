@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 
-from loader.capabilities import Kind
 from loader.errors import MigrationConflict
-from loader.session import Connection, one_at_a_time
+from loader.postgres.capabilities import Kind
+from loader.postgres.session import Connection, one_at_a_time
 from recorder.runtime.version import software
 
 NO_TRANSACTION = "-- no-transaction"
@@ -52,7 +52,7 @@ class Migration:
 def read_migrations(folder: str) -> list[Migration]:
     """Read `schema/database` or `schema/market`, in the order of numbers."""
     found = []
-    for entry in resources.files("loader").joinpath("schema", folder).iterdir():
+    for entry in resources.files("loader.postgres").joinpath("schema", folder).iterdir():
         match = _FILE_NAME.match(entry.name)
         if match:
             found.append(Migration(int(match[1]), entry.name, match[2], entry.read_text(encoding="utf-8")))

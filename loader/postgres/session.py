@@ -11,7 +11,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class Session(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that tells since when it has been waiting for the server (loader.patience)."""
+    """A connection that tells since when it has been waiting for the server (loader.postgres.patience)."""
 
     waiting_since_s: float | None = None  # by the monotonic clock; None: nothing is asked of the server just now
     server_pid: int | None = None  # as the server itself knows it: a pooler between tells clients another one

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from loader.inbox import Candidate
-from loader.session import Connection
+from loader.postgres.session import Connection
 from recorder.runtime.version import software
 from recorder.segments.encode import Identity
 

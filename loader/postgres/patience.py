@@ -1,8 +1,8 @@
 """A server that does not answer is told from one that is busy, by asking about it over a second connection.
 
-TCP notices a machine that is gone within a minute (the keepalives of loader.database). It notices neither a server
-that hangs, nor a way to it on which something else acknowledges and delivers nothing: a statement would wait for
-ever. How long a statement may rightly take nobody knows; somebody's lock may hold it up for an hour.
+TCP notices a machine that is gone within a minute (the keepalives of loader.postgres.database). It notices neither a
+server that hangs, nor a way to it on which something else acknowledges and delivers nothing: a statement would wait
+for ever. How long a statement may rightly take nobody knows; somebody's lock may hold it up for an hour.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from loader.session import Session
+from loader.postgres.session import Session
 from loader.stop import shut_down
 from recorder.runtime.logging import get_logger
 

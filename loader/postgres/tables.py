@@ -8,7 +8,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from loader.errors import SchemaConflict
-from loader.session import Connection
+from loader.postgres.session import Connection
 from recorder.segments.schemas import SCHEMAS, stream_kind
 
 SEGMENT = "segment"

@@ -20,8 +20,8 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from loader.account import Account, account_for, let_through
 from loader.errors import DatabaseAway, DatabaseUnfit
+from loader.postgres.account import Account, account_for, let_through
 from loader.stop import Stop
 from recorder.runtime.logging import get_logger
 

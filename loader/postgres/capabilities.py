@@ -6,7 +6,7 @@ from typing import Literal
 import psycopg
 
 from loader.errors import DatabaseUnfit
-from loader.session import Connection, one_at_a_time
+from loader.postgres.session import Connection, one_at_a_time
 
 Kind = Literal["plain", "timescale"]
 

@@ -11,7 +11,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
-from loader.tables import SEGMENT
+from loader.postgres.tables import SEGMENT
 
 try:
     import pgpq

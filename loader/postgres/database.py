@@ -11,10 +11,10 @@ from urllib.parse import quote
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from loader.embedded import Embedded
 from loader.errors import DatabaseAway, DatabaseUnfit, LoaderError
-from loader.patience import in_thread, watched
-from loader.session import Connection, Session
+from loader.postgres.embedded import Embedded
+from loader.postgres.patience import in_thread, watched
+from loader.postgres.session import Connection, Session
 from loader.settings import LoaderSettings
 from loader.stop import Stop
 from recorder.runtime.data_dir import DataDir
