@@ -22,7 +22,7 @@ def create(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
 
-def write(fd: int, data: bytes) -> None:
+def write(fd: int, data: bytes | memoryview) -> None:
     """Write `data` in one call.
 
     Raises:
@@ -84,6 +84,18 @@ def remove(path: Path) -> None:
     """Remove a file and make its absence durable."""
     os.unlink(path)
     fsync_dir(path.parent)
+
+
+def remove_empty_dir(path: Path) -> bool:
+    """Remove a directory if nothing is in it, durably; return whether it was removed."""
+    try:
+        os.rmdir(path)
+    except OSError as exc:
+        if exc.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            return False
+        raise
+    fsync_dir(path.parent)
+    return True
 
 
 def discard(path: Path) -> None:

@@ -4,6 +4,8 @@ with Forks() as forks:
     pid = forks.start(["load", "--once"], {"DATA_DIR": …}, log)
     os.kill(pid, SIGKILL)
     forks.wait()          # -9
+
+FAULTS in its environment is what the disk does to it: see tests.faults.driver.
 """
 
 import json
@@ -13,7 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+from recorder.runtime import disk
 from recorder.runtime.settings import KNOWN_NAMES
+from tests.faults.driver import plan_of
+from tests.faults.system import System
 
 _ROOT = Path(__file__).parent.parent.parent
 
@@ -54,6 +59,8 @@ class Forks:
 def _be_loader(arguments: list[str], environment: dict[str, Any], log: str) -> None:
     from loader.cli import main  # noqa: PLC0415 - a child imports nothing that its parent has not
 
+    if faults := environment.pop("FAULTS", ""):
+        disk.os = System(plan_of(json.loads(faults)), keep_calls=False, keep_data=True)  # type: ignore[assignment, attr-defined]
     os.environ.update(environment)
     os.chdir(Path(log).parent)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -1,0 +1,135 @@
+"""A database that is loaded from the Parquet archive alone is that which was loaded from the tape."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loader.archive.store import open_store
+from loader.settings import LoaderSettings
+from recorder.runtime.data_dir import DataDir
+from tests.fix_archive import DAY_US, archive, flip_a_bit, manifests, parts, salvage_of
+from tests.fix_postgres import (
+    START_US,
+    database_rows,
+    fresh_database,
+    load_once,
+    make_rows,
+    query,
+    record,
+    run_loader,
+)
+
+STREAMS = ("eth_option_quotes", "eth_option_trades", "data_gaps")
+LEDGER = """
+SELECT segment_id::text, stream, recorder, name, rows, first_received_at, last_received_at, crc32, salvages::text,
+    size_bytes, mtime FROM loaded_segments ORDER BY segment_id
+"""
+
+
+@pytest.fixture
+def tape(tmp_path: Path) -> Path:
+    """Return a tape of two days, whose segments of the first begin and end within seconds."""
+    root = tmp_path / "tape"
+    for start_us in (START_US, START_US + 2_000_000, START_US + DAY_US):
+        record(root, [{stream: make_rows(stream, 120, start_us=start_us) for stream in STREAMS}])
+    return root
+
+
+def without_segments(root: Path) -> Path:
+    """Take the segments away, and leave the archive."""
+    for stream in STREAMS:
+        shutil.rmtree(root / stream, ignore_errors=True)
+    return root
+
+
+def all_rows(url: str) -> dict[str, list[tuple[Any, ...]]]:
+    return {stream: database_rows(url, stream) for stream in STREAMS}
+
+
+@pytest.fixture
+def empty(postgres: str) -> Iterator[str]:
+    """Yield the URL of a second fresh database."""
+    yield from fresh_database(postgres)
+
+
+def test_a_replay_from_the_archive_alone_equals_the_tape(tape: Path, database: str, empty: str) -> None:
+    """Same rows, same ledger; repeated it changes nothing, and a half-filled database gets what it lacks."""
+    load_once(tape, database)
+    archive(tape)
+    rows, ledger = all_rows(database), query(database, LEDGER)
+    without_segments(tape)
+    first_day = run_loader("replay", "--to", "2026-05-29", root=tape, url=empty)
+    assert first_day.out.startswith("loaded 6 segments (720 rows)"), first_day.out + first_day.err
+    rest = run_loader("replay", root=tape, url=empty)
+    again = run_loader("replay", root=tape, url=empty)
+
+    assert rest.out == "loaded 3 segments (360 rows), skipped 6 segments already there, refused 0\n"
+    assert again.out == "loaded 0 segments (0 rows), skipped 9 segments already there, refused 0\n"
+    assert all_rows(empty) == rows
+    assert query(empty, LEDGER) == ledger
+    counts = f"SELECT segment, count(*) FROM {STREAMS[0]} GROUP BY 1 HAVING count(*) <> 120"
+    assert query(empty, counts) == []
+
+
+def test_tape_and_archive_together_load_each_segment_once(tape: Path, database: str) -> None:
+    """What is in both comes from the tape; what was pruned from the archive."""
+    archive(tape)
+    shutil.rmtree(tape / STREAMS[1])
+    replay = run_loader("replay", root=tape, url=database)
+
+    assert replay.out == "loaded 9 segments (1,080 rows), skipped 6 segments already there, refused 0\n"
+    assert query(database, f"SELECT count(*) FROM {STREAMS[1]}") == [(360,)]
+
+
+def test_a_schema_for_some_instruments_is_filled_from_the_archive(tape: Path, database: str) -> None:
+    """Rows of other instruments, and other streams, are left out."""
+    archive(tape)
+    without_segments(tape)
+    chosen = ["--into-schema", "part", "--instruments", "ETH-2", "--streams", "trades"]
+    replay = run_loader("replay", *chosen, root=tape, url=database)
+
+    assert replay.out.startswith("loaded 3 segments (120 rows)"), replay.out + replay.err
+    assert query(database, f"SELECT instrument, count(*) FROM part.{STREAMS[1]} GROUP BY 1") == [("ETH-2", 120)]
+
+
+def test_a_damaged_part_is_named_and_the_others_are_loaded(tape: Path, database: str) -> None:
+    """Nothing of a part is believed whose bytes are not those that were written."""
+    archive(tape)
+    without_segments(tape)
+    damaged = parts(tape)[1]
+    flip_a_bit(damaged)
+    replay = run_loader("replay", root=tape, url=database)
+
+    assert replay.popen.returncode == 6
+    assert f"{damaged.relative_to(DataDir(tape).archive)}" in replay.err
+    assert query(database, "SELECT sum(rows) FROM loaded_segments") == [(1080 - 120,)]
+
+
+def test_what_was_salvaged_is_not_loaded_beside_the_whole(tape: Path, database: str) -> None:
+    """The archive has the salvage, the database the segment that was damaged later: rows stay as they are."""
+    load_once(tape, database)
+    rows = all_rows(database)
+    whole = min((tape / STREAMS[0]).rglob("*.arrow"))
+    salvage_of(whole, whole.with_name(whole.name.replace("000001", "000009")))
+    whole.unlink()
+    archive(tape)
+    without_segments(tape)
+    assert any(segment.salvages for part in manifests(tape) for segment in part.segments)
+    replay = run_loader("replay", root=tape, url=database)
+
+    assert replay.popen.returncode == 0, replay.err
+    assert all_rows(database) == rows
+
+
+def test_a_replay_from_s3(tape: Path, bucket: LoaderSettings, database: str) -> None:
+    """The same from an S3 server, through one that refuses what B2 refuses."""
+    store = open_store(bucket, lambda: None)
+    assert store is not None
+    archive(tape, store=store)
+    without_segments(tape)
+    replay = run_loader("replay", "--archive-url", bucket.archive_url or "", root=tape, url=database)
+
+    assert replay.out.startswith("loaded 9 segments (1,080 rows)"), replay.out + replay.err
