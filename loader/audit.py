@@ -1,40 +1,50 @@
-"""Compares the database with the tape, segment by segment and row by row; changes neither.
+"""Compares the database with the tape, segment by segment; changes neither, unless a repair is asked for.
 
-A segment's rows are sent into a temporary table and subtracted from the table's, both ways. Rows that belong to no
-segment of the ledger are found by counting each stream's table once.
+Each stream's table is read once, and gives a count and a checksum for each segment. Only where these are not those of
+the tape are rows compared one by one, to say which.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
-import pyarrow.compute as pc
-from psycopg import sql
+import pyarrow as pa
 
+from loader import checksum
+from loader.compare import Entry, Sum, difference, expected_rows, nothing, sum_here, sums_there
 from loader.errors import SegmentRefused
 from loader.inbox import Candidate, Inbox
-from loader.postgres.copy import copy_rows, encode
-from loader.postgres.session import Connection
-from loader.postgres.tables import check_table, columns, copy_statement
-from loader.prepare import judge
+from loader.postgres.filters import held
+from loader.postgres.retention import retention_of
+from loader.postgres.session import Connection, set_up_session
+from loader.postgres.tables import check_table
+from loader.prepare import judge, of_instruments
+from loader.repair import NotRepaired, Repair
 from loader.stop import Stop
 from recorder.runtime.data_dir import DataDir
+from recorder.runtime.logging import get_logger
 from recorder.segments.check import Checked
 from recorder.segments.reader import read_segment
 
-_LEDGER = "SELECT segment_id::text, segment, stream, name, rows FROM loaded_segments"
+_LEDGER = "SELECT segment_id::text, segment, stream, name, rows, first_received_at FROM loaded_segments"
 _SALVAGED = "SELECT segment_id::text, salvages::text FROM salvaged_segments"
-_TEMPORARY = "audited_rows"
+_ROW_BY_ROW = "this server's checksums are not as they are computed here: every segment was compared row by row"
+_OWN = "rows without a segment's number: no loader wrote them, and none removes them"
+
+log = get_logger("loader")
 
 
 class Verdict(StrEnum):
     """What was found about one segment."""
 
     EQUAL = "equal"
+    REPAIRED = "repaired"  # it was different, and is equal now
     MISSING = "missing"  # not in the ledger
     DIFFERENT = "different"
     UNREADABLE = "unreadable"  # damaged or refused: could not be compared
     NOT_HERE = "not on the tape here"  # in the ledger only: pruned, or of another tape; no error
+    DROPPED = "dropped by retention"  # older than all that the database keeps; no error
     FOREIGN = "foreign"  # rows that belong to no segment of the ledger
 
 
@@ -48,37 +58,45 @@ class Finding:
     tape_rows: int = 0
     database_rows: int = 0
     detail: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A ledger row, as far as it is needed here."""
-
-    number: int
-    stream: str
-    name: str
-    rows: int
-
-
-@dataclass(frozen=True)
-class Rest:
-    """Rows that are on one side only."""
-
-    rows: int = 0
-    first: str = ""  # instrument and time of the first
+    dropped_rows: int = 0  # of the tape's, left out for retention has dropped them
 
 
 class Audit:
     """One audit over one connection."""
 
-    def __init__(self, connection: Connection, data_dir: DataDir, *, stop: Stop) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        data_dir: DataDir,
+        *,
+        stop: Stop,
+        repair: bool = False,
+        schema: str | None = None,
+    ) -> None:
+        """Take what is to be compared.
+
+        Args:
+            connection: to the database; no transaction is open on it.
+            data_dir: the tape.
+            stop: asked now and then.
+            repair: whether the database is made equal where it is not.
+            schema: that of a replay, which has what was asked for; None for the whole tape's.
+        """
+        if schema:
+            set_up_session(connection, schema)
+        self._part = bool(schema)
+        self._instruments = held(connection) if schema else None
         self._connection = connection
         self._data_dir = data_dir
         self._stop = stop
+        self._repairs = repair
+        self._hashed = True
         self._ledger: dict[str, Entry] = {}
         self._salvages: dict[str, str] = {}
-        self._counts: dict[str, dict[int | None, int]] = {}  # stream -> segment number -> rows
+        self._sums: dict[str, dict[int | None, Sum]] = {}  # stream -> segment number -> its rows
+        self._since: dict[str, datetime | None] = {}  # stream -> before when retention has dropped rows
         self._seen: set[str] = set()
+        self.notes: list[str] = []  # how it was compared, where that is not as usual
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is found, segment by segment, then what the ledger has and the tape has not.
@@ -90,6 +108,9 @@ class Audit:
         # The tape is listed first: what is sealed and loaded after that is left for the next audit.
         inbox = Inbox(self._data_dir)
         candidates = sorted(inbox.unsettled(), key=lambda one: (one.stream, one.path.name, one.name))
+        self._hashed = checksum.agrees(self._connection)
+        if not self._hashed:
+            self.notes.append(_ROW_BY_ROW)
         self._read_database()
         for place, why in inbox.unreadable.items():
             yield Finding(place.partition("/")[0], place, Verdict.UNREADABLE, detail=why)
@@ -102,60 +123,67 @@ class Audit:
             except OSError as exc:
                 yield Finding(candidate.stream, candidate.name, Verdict.UNREADABLE, detail=str(exc))
                 continue
-            yield self._segment(candidate, checked)
+            found = self._segment(candidate, checked)
+            if found.verdict != Verdict.MISSING or not self._part:
+                yield found
         for segment_id, entry in self._ledger.items():
             if segment_id not in self._seen:
-                rows = self._count(entry)
-                verdict = Verdict.NOT_HERE if rows == entry.rows else Verdict.DIFFERENT
-                detail = "" if rows == entry.rows else f"the ledger says {entry.rows} rows; {Verdict.NOT_HERE}"
-                yield Finding(entry.stream, entry.name, verdict, entry.rows, rows, detail)
-        yield from self._foreign()
+                yield _absent(entry, self._there(entry).rows, self._since[entry.stream])
+        for stream in self._sums:
+            yield from self._foreign(stream)
 
     def _read_database(self) -> None:
-        """Read the ledger and count the rows of each segment as of one moment, so that a loader may go on."""
+        """Read the ledger and sum up the rows of each segment as of one moment, so that a loader may go on."""
         with self._connection.transaction():
             self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             if self._connection.execute("SELECT to_regclass('loaded_segments')").fetchone() == (None,):
                 return  # nothing was ever loaded here
-            for segment_id, number, stream, name, rows in self._connection.execute(_LEDGER):
-                self._ledger[segment_id] = Entry(number, stream, name, rows)
+            for row in self._connection.execute(_LEDGER):
+                self._ledger[row[0]] = Entry(*row)
             self._salvages = dict(self._connection.execute(_SALVAGED).fetchall())
             for stream in sorted({entry.stream for entry in self._ledger.values()}):
+                self._stop.check()
                 check_table(self._connection, stream)
-                self._counts[stream] = dict(
-                    self._connection.execute(
-                        sql.SQL("SELECT segment, count(*) FROM {} GROUP BY segment").format(sql.Identifier(stream))
-                    ).fetchall()
-                )
+                self._sums[stream] = sums_there(self._connection, stream, hashed=self._hashed)
+                self._since[stream] = retention_of(self._connection, stream)
 
     def _segment(self, candidate: Candidate, checked: Checked) -> Finding:
+        stream, name = candidate.stream, candidate.name
         try:
-            identity = judge(checked, candidate.stream)
+            identity = judge(checked, stream)
         except SegmentRefused as exc:
             if checked.identity and exc.segment_id:
                 self._seen.add(exc.segment_id)
-            return Finding(candidate.stream, candidate.name, Verdict.UNREADABLE, checked.rows, detail=exc.what)
+            return Finding(stream, name, Verdict.UNREADABLE, checked.rows, detail=exc.what)
         held_as = self._held_as(identity.segment_id, identity.salvages)
         if held_as is None:
             return Finding(
-                candidate.stream, candidate.name, Verdict.MISSING, checked.rows, detail="not in the database's ledger"
+                stream, name, Verdict.MISSING, checked.rows, detail="not in the database's ledger: run load"
             )
         self._seen.add(held_as)
         entry = self._ledger[held_as]
-        there = self._count(entry)
-        only_tape, only_database = self._difference(checked, entry)
+        there = self._there(entry)
+        table = expected_rows(checked, self._since[entry.stream], self._instruments)
+        whole = of_instruments(checked.table, self._instruments).num_rows
+        dropped = whole - table.num_rows
+        if dropped and not table.num_rows and not there.rows:
+            return Finding(stream, name, Verdict.DROPPED, dropped_rows=dropped)
         # What was salvaged is less than what was loaded before the damage: the database may have more.
-        whole = held_as == identity.segment_id
-        equal = not only_tape.rows and (not whole or (not only_database.rows and there == checked.rows))
-        detail = "" if equal else _detail(only_tape, only_database, there - checked.rows)
-        return Finding(
-            candidate.stream,
-            candidate.name,
-            Verdict.EQUAL if equal else Verdict.DIFFERENT,
-            checked.rows,
-            there,
-            detail,
-        )
+        salvaged = held_as != identity.segment_id
+        detail = "" if self._same(entry, table, there) else self._differs(entry, table, there, salvaged=salvaged)
+        verdict, rows = Verdict.DIFFERENT if detail else Verdict.EQUAL, there.rows
+        if detail and self._repairs:
+            repair = Repair(self._connection, hashed=self._hashed, stop=self._stop)
+            try:
+                if salvaged:
+                    rows += repair.add(entry, table)
+                else:
+                    rows = repair.reload(entry, table, rows=whole, crc32=checked.crc32, there=rows)
+                verdict = Verdict.REPAIRED
+                log.info("segment.repaired", segment=name, was=detail)
+            except NotRepaired as exc:
+                detail = f"{detail}; not repaired: {exc.what}"
+        return Finding(stream, name, verdict, table.num_rows, rows, detail, dropped)
 
     def _held_as(self, segment_id: str, salvages: str) -> str | None:
         """Return the ledger's id under which a segment's rows are in the database."""
@@ -166,65 +194,55 @@ class Audit:
             followed = self._salvages.get(followed)
         return followed if followed in self._ledger else None
 
-    def _count(self, entry: Entry) -> int:
-        return self._counts[entry.stream].get(entry.number, 0)
+    def _there(self, entry: Entry) -> Sum:
+        return self._sums[entry.stream].get(entry.number, nothing(hashed=self._hashed))
 
-    def _difference(self, checked: Checked, entry: Entry) -> tuple[Rest, Rest]:
-        """Return the rows of the tape that the table lacks, and those of the table that the tape lacks."""
-        table = checked.table
-        names = sql.SQL(", ").join(map(sql.Identifier, columns(entry.stream)))
-        there = sql.SQL("SELECT {} FROM {} WHERE segment = {}").format(
-            names, sql.Identifier(entry.stream), sql.Literal(entry.number)
+    def _same(self, entry: Entry, table: pa.Table, there: Sum) -> bool:
+        return self._hashed and sum_here(entry.stream, table, hashed=True) == there
+
+    def _differs(self, entry: Entry, table: pa.Table, there: Sum, *, salvaged: bool) -> str:
+        """Compare row by row; return in what they differ, if they do."""
+        found = difference(
+            self._connection, entry.stream, entry.number, table=table, there=there.rows, check=self._stop.check
         )
-        # Bounded in time, for the chunks and the index of that time; rows outside show in the count.
-        times = pc.min_max(table["timestamp"])
-        if times["min"].is_valid and table["timestamp"].null_count == 0:
-            there += sql.SQL(' AND "timestamp" BETWEEN {} AND {}').format(
-                sql.Literal(times["min"].as_py()), sql.Literal(times["max"].as_py())
-            )
-        here = sql.SQL("SELECT {} FROM {}").format(names, sql.Identifier(_TEMPORARY))
-        with self._connection.transaction(force_rollback=True):
-            self._connection.execute(
-                sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
-                    sql.Identifier(_TEMPORARY), names, sql.Identifier(entry.stream)
-                )
-            )
-            copy_rows(
-                self._connection,
-                copy_statement(entry.stream, _TEMPORARY),
-                encode(table, entry.number),
-                self._stop.check,
-            )
-            return self._subtract(here, there), self._subtract(there, here)
+        return str(found) if found.matters(salvaged=salvaged) else ""
 
-    def _subtract(self, one: sql.Composed, other: sql.Composed) -> Rest:
-        row = self._connection.execute(
-            sql.SQL("SELECT count(*) OVER (), * FROM (({}) EXCEPT ALL ({})) AS rest ORDER BY 2, 3 LIMIT 1").format(
-                one, other
-            )
-        ).fetchone()
-        return Rest(row[0], f"{row[2]} {row[1].isoformat() if row[1] else None}") if row else Rest()
-
-    def _foreign(self) -> Iterator[Finding]:
-        numbers = {entry.number for entry in self._ledger.values()}
-        for stream, counts in self._counts.items():
-            rows = sum(count for number, count in counts.items() if number not in numbers)
-            if rows:
-                yield Finding(stream, "", Verdict.FOREIGN, 0, rows, f"{rows} rows of no segment that was loaded")
+    def _foreign(self, stream: str) -> Iterator[Finding]:
+        known = {entry.number for entry in self._ledger.values() if entry.stream == stream}
+        strange = {number: there.rows for number, there in self._sums[stream].items() if number not in known}
+        if own := strange.pop(None, 0):
+            yield Finding(stream, "", Verdict.FOREIGN, 0, own, f"{own} {_OWN}")
+        rows = sum(strange.values())
+        if not rows:
+            return
+        detail = f"{rows} rows of no segment that was loaded"
+        if not self._repairs:
+            yield Finding(stream, "", Verdict.FOREIGN, 0, rows, detail)
+            return
+        repair = Repair(self._connection, hashed=self._hashed, stop=self._stop)
+        removed = repair.remove_foreign(stream, [number for number in strange if number is not None])
+        log.info("rows.removed", stream=stream, rows=removed, reason="of no segment that was loaded")
+        yield Finding(stream, "", Verdict.REPAIRED, 0, 0, f"{detail}; removed {removed}")
 
 
-def equal(findings: Sequence[Finding]) -> bool | None:
+def _absent(entry: Entry, rows: int, since: datetime | None) -> Finding:
+    """Judge a segment that the ledger has and the tape has not. Pure."""
+    if rows == entry.rows:
+        return Finding(entry.stream, entry.name, Verdict.NOT_HERE, entry.rows, rows)
+    begins_before = since and entry.first_received_at and entry.first_received_at < since
+    if begins_before and rows < entry.rows:
+        return Finding(entry.stream, entry.name, Verdict.DROPPED, rows, rows, dropped_rows=entry.rows - rows)
+    detail = f"the ledger says {entry.rows} rows; {Verdict.NOT_HERE}"
+    return Finding(entry.stream, entry.name, Verdict.DIFFERENT, entry.rows, rows, detail)
+
+
+def equal(findings: Iterable[Finding]) -> bool | None:
     """Return the verdict over all: yes, no, or None if some could not be compared. Pure."""
-    verdicts = {finding.verdict for finding in findings}
+    return equal_of({finding.verdict for finding in findings})
+
+
+def equal_of(verdicts: set[Verdict]) -> bool | None:
+    """Return the verdict over all verdicts. Pure."""
     if verdicts & {Verdict.MISSING, Verdict.DIFFERENT, Verdict.FOREIGN}:
         return False
     return None if Verdict.UNREADABLE in verdicts else True
-
-
-def _detail(only_tape: Rest, only_database: Rest, surplus: int) -> str:
-    parts = []
-    if only_tape.rows:
-        parts.append(f"rows of the tape that the database lacks: {only_tape.rows}, first {only_tape.first}")
-    if only_database.rows:
-        parts.append(f"rows of the database that the tape lacks: {only_database.rows}, first {only_database.first}")
-    return "; ".join(parts) or f"rows of the database at other times than the tape's: {surplus}"

@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from loader.audit import Audit
 from loader.postgres.database import Database
 from loader.replay import wanted
-from loader.report import as_json
+from loader.report import Report
 from loader.settings import LoaderSettings
 from loader.stop import Stop
 from recorder.runtime.data_dir import DataDir
@@ -47,11 +48,13 @@ def tape(tmp_path: Path) -> Path:
     return root
 
 
-def audit(root: Path, url: str) -> dict[str, Any]:
+def audit(root: Path, url: str, *, repair: bool = False) -> dict[str, Any]:
     """Return an audit's findings, as `--json` prints them."""
-    stop = Stop()
+    stop, out = Stop(), StringIO()
     with Database(LoaderSettings(data_dir=str(root), database_url=url), stop).connect() as connection:
-        found: dict[str, Any] = json.loads(as_json(list(Audit(connection, DataDir(root), stop=stop).findings())))
+        auditing = Audit(connection, DataDir(root), stop=stop, repair=repair)
+        Report(auditing.findings(), as_json=True, notes=auditing.notes).write(out)
+    found: dict[str, Any] = json.loads(out.getvalue())
     return found
 
 
@@ -86,8 +89,8 @@ def test_replay_takes_whole_segments_that_overlap(
     tape: Path, database: str, start: float | None, end: float | None, segments: int
 ) -> None:
     """The range is half-open and of received_at; a segment that has one such row comes whole."""
-    bounds = [None if second is None else at(second) for second in (start, end)]
-    assert load_once(tape, database, wanted=wanted(*bounds)).segments == segments
+    first, last = (None if second is None else at(second) for second in (start, end))
+    assert load_once(tape, database, wanted=wanted(first, last)).segments == segments
 
 
 def test_replay_fills_up_a_half_filled_database(tape: Path, database: str) -> None:
@@ -142,6 +145,14 @@ def test_audit_finds_equal_what_is_equal(tape: Path, any_database: str) -> None:
             "1",
         ),
         (
+            (  # two values change places
+                f"UPDATE {QUOTES} AS one SET bid_price = other.bid_price FROM {QUOTES} AS other"
+                " WHERE one.segment = 2 AND other.segment = 2 AND one.change_id + other.change_id = 17"
+                " AND one.change_id IN (8, 9)"
+            ),
+            "tape lacks: 2",
+        ),
+        (
             f"INSERT INTO {QUOTES} SELECT * FROM {QUOTES} WHERE {ROW}",
             "rows of the database that the tape lacks: 1",
         ),
@@ -171,11 +182,18 @@ def test_a_difference_is_exit_code_1(tape: Path, database: str) -> None:
 
 
 def test_audit_finds_rows_of_no_segment(tape: Path, database: str) -> None:
-    """Rows that somebody inserted by hand."""
+    """Rows of a number that the ledger has not, or has for another stream; and somebody's own rows."""
     load_once(tape, database)
-    query(database, "INSERT INTO eth_option_quotes (timestamp, segment) VALUES (now(), NULL), (now(), 999)")
-    (finding,) = audit(tape, database)["findings"]
-    assert (finding["verdict"], finding["stream"], finding["database_rows"]) == ("foreign", QUOTES, 2)
+    of_gaps = query(database, "SELECT segment FROM loaded_segments WHERE stream = 'data_gaps'")[0][0]
+    query(
+        database, f"INSERT INTO {QUOTES} (timestamp, segment) VALUES (now(), NULL), (now(), 999), (now(), {of_gaps})"
+    )
+    found = audit(tape, database)["findings"]
+    assert [(finding["verdict"], finding["stream"], finding["database_rows"]) for finding in found] == [
+        ("foreign", QUOTES, 1),
+        ("foreign", QUOTES, 2),
+    ]
+    assert "no loader wrote them" in found[0]["detail"]
 
 
 def test_audit_finds_what_was_not_loaded(tape: Path, database: str) -> None:
