@@ -9,7 +9,7 @@ ARGS ?= # more flags for the program, for example ARGS="--for 60"
 Q ?= SELECT instrument, count(*) AS quotes FROM eth_option_quotes GROUP BY ALL ORDER BY quotes DESC LIMIT 10
 
 ##@ Use
-.PHONY: help install demo chaos record load replay audit sql doctor simulate
+.PHONY: help install demo chaos record load replay audit archive prune sql doctor simulate
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "; printf "make TARGET\n"} /^[a-z-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2} /^##@ / {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
 
@@ -36,8 +36,14 @@ load: $(STAMP) ## Load finished segments into DATABASE_URL (ARGS="--once" to sto
 replay: $(STAMP) ## Load a time range into another database (ARGS="--from 2026-11-01 --to 2026-11-02")
 	$(PY) -m loader replay $(ARGS)
 
-audit: $(STAMP) ## Compare the database with the tape
+audit: $(STAMP) ## Compare the database with the tape (ARGS="--repair" to reload what differs)
 	$(PY) -m loader audit $(ARGS)
+
+archive: $(STAMP) ## Write finished days as Parquet to ARCHIVE_URL (make load does it daily; ARGS="--today" for all)
+	$(PY) -m loader archive $(ARGS)
+
+prune: $(STAMP) ## Remove segments that the archive holds (ARGS="--keep 14 --dry-run")
+	$(PY) -m loader prune $(ARGS)
 
 sql: $(STAMP) ## Query the tape, live rows included: make sql Q="SELECT …"
 	@$(PY) -m analysis sql "$(Q)" $(ARGS)

@@ -1,1 +1,1 @@
-"""Brings the segments of a tape into a database, each exactly once; never changes the tape."""
+"""Brings the segments of a tape into a database and an archive, each exactly once; only prune takes from the tape."""

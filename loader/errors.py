@@ -7,6 +7,11 @@ TicktapeError
     ├── DatabaseUnfit       exit 1   cannot be loaded as it is: a person must act
     │   ├── SchemaConflict           its tables are not the tape's any more
     │   └── MigrationConflict        its schema was made by other files than these
+    ├── FilterConflict      exit 2   a replay into a schema that was made for other instruments
+    ├── ArchiveAway         exit 1   cannot be used just now; worth trying again
+    ├── ArchiveDamaged      exit 6   something that the archive should have is not there, or not what it was
+    ├── ArchiverAtWork      exit 4   another archiver holds this tape
+    ├── NoArchive           exit 1   there is nothing to prune by
     ├── WrongRange          exit 2   a replay that ends before it begins
     ├── SegmentRefused      exit 6   one segment is not loaded, the others go on
     └── Stopped             exit 0   a signal asked for the end; never shown
@@ -40,6 +45,32 @@ class SchemaConflict(DatabaseUnfit):
 
 class MigrationConflict(DatabaseUnfit):
     """The database's schema was made by other files than this program has."""
+
+
+class FilterConflict(LoaderError):
+    """A schema was made for other instruments than those that are asked for."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ArchiveAway(LoaderError):
+    """The Parquet archive cannot be used just now."""
+
+
+class ArchiveDamaged(LoaderError):
+    """A part or a manifest of the archive is missing, or not what was written."""
+
+    exit_code = ExitCode.DAMAGED
+
+
+class ArchiverAtWork(LoaderError):
+    """Another process archives this tape just now."""
+
+    exit_code = ExitCode.DATA_DIR_IN_USE
+
+
+class NoArchive(LoaderError):
+    """There is no Parquet archive; a database alone is never reason enough to remove a segment."""
 
 
 class WrongRange(LoaderError):

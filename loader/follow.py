@@ -6,10 +6,13 @@ from pathlib import Path
 
 import watchfiles
 
+from loader.archive.read import Archive
 from loader.errors import DatabaseAway, Stopped
 from loader.inbox import stream_folders
-from loader.load import Loader, Tally, Wanted
+from loader.load import Loader, Tally
 from loader.postgres.database import Database
+from loader.prepare import Wanted
+from loader.sender import Target
 from loader.stop import Stop
 from recorder.runtime.backoff import Backoff
 from recorder.runtime.data_dir import DataDir
@@ -29,7 +32,15 @@ log = get_logger("loader")
 
 
 def load(
-    database: Database, data_dir: DataDir, *, stop: Stop, once: bool = False, wanted: Wanted | None = None
+    database: Database,
+    data_dir: DataDir,
+    *,
+    stop: Stop,
+    once: bool = False,
+    tally: Tally | None = None,
+    wanted: Wanted | None = None,
+    target: Target | None = None,
+    archive: Archive | None = None,
 ) -> Tally:
     """Load a tape; return what was done once it was asked to stop, or with `once` when all there is was looked at.
 
@@ -37,13 +48,21 @@ def load(
         DatabaseAway: with `once`, after GIVE_UP_S without a database.
         DatabaseUnfit: a person must act.
     """
-    tally, backoff = Tally(), Backoff()
+    tally, backoff = tally or Tally(), Backoff()
     away_since: float | None = None
     while not stop.asked:
         segments = tally.segments
         try:
             with database.connect() as connection:
-                loader = Loader(connection, data_dir, stop=stop, tally=tally, wanted=wanted)
+                loader = Loader(
+                    connection,
+                    data_dir,
+                    stop=stop,
+                    tally=tally,
+                    connect=database.connect,
+                    wanted=wanted,
+                    target=target,
+                )
                 log.info(
                     "database.ready", url=database.shown, kind=loader.capabilities.kind, why=loader.capabilities.why
                 )
@@ -51,6 +70,8 @@ def load(
                     loader.load_new()
                     backoff.reset()
                     away_since = None
+                if once:
+                    loader.finish(archive)
             if once:
                 return tally
         except Stopped:

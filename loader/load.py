@@ -1,4 +1,7 @@
-"""Loads what is on the tape and not in the ledger: each segment in one transaction with its ledger row.
+"""Loads what is on the tape and not in the ledger: groups of segments, each in one transaction with its ledger rows.
+
+Data flows one way: the tape is listed, the ledger asked, files are put into groups, read and sorted ahead in a
+thread, sent, and settled. A backlog is sent over several connections side by side.
 
 A segment that was taken must still be on the tape after a power loss, or its rows might be recorded a second time
 under another id (trades are fetched again). Its bytes were fsynced before it got its name here; its name may not have
@@ -7,37 +10,47 @@ that would have sealed it anew, with fewer rows where a crash left some that onl
 """
 
 import contextlib
-import random
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-import psycopg
-
-from loader.errors import LedgerChanged, SegmentRefused
+from loader import from_archive
+from loader.archive.read import Archive
+from loader.errors import ArchiveDamaged, LedgerChanged
 from loader.inbox import Candidate, Inbox
-from loader.postgres import ledger
+from loader.postgres import filters, ledger
 from loader.postgres.capabilities import Capabilities, ask, choose
-from loader.postgres.copy import copy_rows
-from loader.postgres.database import DATA_ERRORS, ROLLED_BACK
 from loader.postgres.migrate import migrate
 from loader.postgres.session import Connection, set_up_session
-from loader.postgres.tables import check_table, copy_statement, market_of
-from loader.prepare import Gone, Item, Prepared, Refused, in_chunks, read_ahead
+from loader.prepare import (
+    Group,
+    Numbered,
+    Prepared,
+    Refused,
+    Unwanted,
+    Wanted,
+    in_chunks,
+    in_groups,
+    prepare,
+    read_ahead,
+)
+from loader.sender import Connect, Outcome, Sender, Target
 from loader.stop import Stop
 from recorder.runtime import disk
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.logging import get_logger
+from recorder.segments.encode import Identity
+from recorder.segments.manifest import Manifest
 from recorder.segments.reader import read_identity, read_segment
 
 # Files asked for in the ledger at a time.
-CHUNK = 500
-# A deadlock is another transaction's good luck; ten in a row are somebody's bug.
-MOST_ROLLBACKS = 10
+CHUNK = 1000
 # From this many segments a pass is summed up in one more line.
 MANY_SEGMENTS = 20
+# From this many groups on a pass is a backlog, and worth more connections.
+BACKLOG_GROUPS = 4
 
 log = get_logger("loader")
 
@@ -50,27 +63,34 @@ class Tally:
     rows: int = 0
     skipped: int = 0  # in the ledger already, by name or by id
     refused: dict[str, str] = field(default_factory=dict)  # file -> reason, as of now
-
-
-def _all(_item: object) -> bool:
-    return True
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which segments are to be loaded: by what a file's name tells, then by what its rows tell."""
-
-    file: Callable[[Candidate], bool] = _all
-    segment: Callable[[Prepared], bool] = _all
+    listed_bytes: int = 0  # of the files of this pass
+    done_bytes: int = 0  # of those of them that were looked at
 
 
 class Loader:
-    """Loads a tape over one connection."""
+    """Loads a tape into one database."""
 
     def __init__(
-        self, connection: Connection, data_dir: DataDir, *, stop: Stop, tally: Tally, wanted: Wanted | None = None
+        self,
+        connection: Connection,
+        data_dir: DataDir,
+        *,
+        stop: Stop,
+        tally: Tally,
+        connect: Connect | None = None,
+        wanted: Wanted | None = None,
+        target: Target | None = None,
     ) -> None:
         """Find out what server this is, and bring its schema up to date.
+
+        Args:
+            connection: the one that asks the ledger, and loads what is no backlog.
+            data_dir: the tape.
+            stop: may ask for the end.
+            tally: it is kept up to date.
+            connect: makes the connections of a backlog; None for none.
+            wanted: which segments; None for all.
+            target: where rows go; None for the ordinary.
 
         Raises:
             DatabaseUnfit: it cannot take the tape.
@@ -81,14 +101,18 @@ class Loader:
         self._stop = stop
         self._tally = tally
         self._wanted = wanted or Wanted()
-        self._checked_streams: set[str] = set()
         # After a reconnect the ledger is asked anew, and this run's own segments are found there.
         tally.skipped = -tally.segments
+        target = target or Target()
         self.capabilities: Capabilities = choose(ask(connection))
-        set_up_session(connection)
+        set_up_session(connection, target.schema)
+        if target.schema:
+            instruments = filters.agree(connection, target.schema, target.instruments)
+            self._wanted = replace(self._wanted, instruments=instruments)
         migrate(connection, self.capabilities.kind)
         ledger.mend_sequence(connection)
         ledger.forgive_loaded(connection)
+        self._sender = Sender(connection, self.capabilities, target, connect, stop)
         self._newest = ledger.newest(connection)
         self._folders: list[str] = []
 
@@ -105,14 +129,19 @@ class Loader:
         self._check_ledger()
         listed = [candidate for candidate in self._inbox.unsettled() if self._wanted.file(candidate)]
         self._list_refused()
+        self._tally.listed_bytes, self._tally.done_bytes = sum(one.size_bytes for one in listed), 0
         for chunk in in_chunks(listed, CHUNK):
             fresh = self._not_in_ledger(chunk)
             _make_durable(fresh)
             numbers = ledger.take_numbers(self._connection, len(fresh)) if fresh else []
-            with closing(read_ahead(zip(fresh, numbers, strict=True))) as items:
-                for item in items:
-                    self._stop.check()
-                    self._settle(item)
+            files = [
+                Numbered(candidate, number, salvage=bool(identity and identity.salvages))
+                for (candidate, identity), number in zip(fresh.items(), numbers, strict=True)
+            ]
+            groups = in_groups(files)
+            with closing(read_ahead(groups, self._prepare)) as prepared:
+                self._send(prepared, backlog=len(groups) >= BACKLOG_GROUPS)
+        self._sender.refresh_bars()
         segments, rows = self._tally.segments - before[0], self._tally.rows - before[1]
         if segments >= MANY_SEGMENTS:
             seconds = time.monotonic() - begun
@@ -120,6 +149,53 @@ class Loader:
                 "pass.done", segments=segments, rows=rows, seconds=round(seconds, 3), rows_per_s=round(rows / seconds)
             )
         return segments
+
+    def finish(self, archive: Archive | None = None) -> None:
+        """Once nothing more is to come of the tape: load what only the archive has, and put the database in order."""
+        if archive:
+            self._load_archived(archive)
+        self._sender.compress_again()
+
+    def _load_archived(self, archive: Archive) -> None:
+        """Load what the archive has and the ledger lacks, part by part; what the tape has is loaded before.
+
+        Raises:
+            ArchiveAway: the archive cannot be used just now.
+            As load_new.
+        """
+        manifests = [one for one in archive.manifests() if self._wanted.part(one)]
+        for name, why in archive.damaged.items():
+            self._refuse_part(name, why)
+        for manifest in manifests:
+            self._stop.check()
+            numbers = self._lacking(manifest)
+            try:
+                prepared = from_archive.groups(archive, manifest, numbers, self._wanted)
+                self._send(prepared, backlog=manifest.rows > from_archive.GROUP_ROWS * BACKLOG_GROUPS)
+            except ArchiveDamaged as exc:
+                self._refuse_part(manifest.part_name, exc.what)
+        self._sender.refresh_bars()
+
+    def _lacking(self, manifest: Manifest) -> dict[str, int]:
+        """Return the segments of a part that the ledger lacks, each with a number for it."""
+        ids = [segment.segment_id for segment in manifest.segments]
+        known = ledger.known_ids(self._connection, ids)
+        self._tally.skipped += sum(segment_id in known for segment_id in ids)
+        lacking = [segment_id for segment_id in ids if segment_id not in known]
+        return dict(zip(lacking, ledger.take_numbers(self._connection, len(lacking)), strict=True)) if lacking else {}
+
+    def _refuse_part(self, name: str, why: str) -> None:
+        self._tally.refused[name] = why
+        log.error("part.refused", name=name, reason=why)
+
+    def _send(self, prepared: Iterable[Prepared], *, backlog: bool) -> None:
+        with closing(self._sender.send(prepared, backlog=backlog)) as done:
+            for item, outcome in done:
+                self._stop.check()
+                self._settle(item, outcome)
+
+    def _prepare(self, files: Sequence[Numbered]) -> Prepared:
+        return prepare(files, self._wanted)
 
     def _check_ledger(self) -> None:
         """Notice a backup that was put in this database's place while the connection lasted.
@@ -132,7 +208,7 @@ class Loader:
     def _list_refused(self) -> None:
         """Bring the list of what is refused in line with the tape, as far as a listing tells."""
         for name in [name for name in self._tally.refused if not self._inbox.has(name)]:  # moved, or open again
-            ledger.forgive(self._connection, name)
+            ledger.forgive(self._connection, [name])
             del self._tally.refused[name]
         if self._folders != self._inbox.folders():
             self._folders = self._inbox.folders()
@@ -141,91 +217,81 @@ class Loader:
             folder = Candidate(self._data_dir.root / place, place, place.partition("/")[0], (0, 0, 0))
             self._refuse(Refused(folder, why, None, again=True))
 
-    def _not_in_ledger(self, chunk: list[Candidate]) -> list[Candidate]:
+    def _not_in_ledger(self, chunk: list[Candidate]) -> dict[Candidate, Identity | None]:
         """Settle what the ledger has, by name first, for that needs no file to be opened; return the rest."""
         names = ledger.known_files(self._connection, chunk)
-        ids = {one.name: _identity_of(one) for one in chunk if one.name not in names}
-        claimed = [segment_id for segment_id in ids.values() if segment_id]
+        identities = {one: _identity_of(one) for one in chunk if one.name not in names}
+        claimed = [identity.segment_id for identity in identities.values() if identity]
         known, held = ledger.known_ids(self._connection, claimed), ledger.held(self._connection, claimed)
-        fresh = []
+        fresh = {}
         for candidate in chunk:
-            segment_id = None if candidate.name in names else ids[candidate.name]
+            identity = identities.get(candidate)
+            segment_id = identity.segment_id if identity else None
             if candidate.name not in names and segment_id not in known:
-                fresh.append(candidate)
+                fresh[candidate] = identity
             elif why := _other_content(candidate, held.get(segment_id or "")):
                 self._refuse(Refused(candidate, why, segment_id))
             else:
                 self._skip(candidate)
         return fresh
 
-    def _settle(self, item: Item) -> None:
-        if isinstance(item, Gone):
-            return  # the next listing will not have it
-        if isinstance(item, Refused):
-            self._refuse(item)
-        elif not self._wanted.segment(item):
-            self._inbox.settle(item.candidate, for_good=True)
-        else:
-            try:
-                self._load(item)
-            except SegmentRefused as exc:
-                self._refuse(Refused(item.candidate, exc.what, item.identity.segment_id))
-
-    def _load(self, segment: Prepared) -> None:
-        stream = segment.identity.stream
-        if stream not in self._checked_streams:
-            market = market_of(stream)
-            if market:
-                migrate(self._connection, self.capabilities.kind, market)
-            check_table(self._connection, stream)
-            self._checked_streams.add(stream)
-        begun = time.monotonic()
-        if not self._in_one_transaction(segment):
-            self._skip(segment.candidate)
+    def _settle(self, item: Prepared, outcome: Outcome) -> None:
+        group = item.group
+        if item.alone and (group is None or outcome.failure):
+            self._settle_one_by_one(item)
             return
-        self._inbox.settle(segment.candidate, for_good=True)
-        self._newest = segment.identity.segment_id
-        self._tally.segments += 1
-        self._tally.rows += segment.rows
-        self._tally.refused.pop(segment.candidate.name, None)
-        log.info(
-            "segment.loaded",
-            stream=stream, name=segment.candidate.path.name, rows=segment.rows,
-            seconds=round(time.monotonic() - begun, 3),
-        )  # fmt: skip
+        for one in item.aside:
+            if isinstance(one, Refused):
+                self._refuse(one)
+            elif isinstance(one, Unwanted):
+                self._done(one.candidate)
+        if group is None:
+            return  # nothing of it was to be loaded
+        if outcome.failure:
+            (segment,) = group.segments
+            self._refuse(Refused(segment.candidate, outcome.failure.what, segment.identity.segment_id))
+        elif outcome.way is None:
+            self._skip(group.segments[0].candidate)
+        else:
+            self._count(group)
 
-    def _in_one_transaction(self, segment: Prepared) -> bool:
-        """Return False if the segment's rows are in the database already."""
-        stream = segment.identity.stream
-        for attempt in range(MOST_ROLLBACKS):
-            try:
-                return load_segment(self._connection, segment, self._stop.check)
-            except ROLLED_BACK:
-                if attempt == MOST_ROLLBACKS - 1:
-                    raise
-                self._stop.wait(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter is no secret
-            except DATA_ERRORS as exc:
-                if exc.diag.table_name == ledger.TABLE:
-                    raise LedgerChanged(f"its next number is taken: {' '.join(str(exc).split())}") from exc
-                # A table that was changed by hand is no segment's fault.
-                check_table(self._connection, stream)
-                raise SegmentRefused(f"the database does not take its rows: {' '.join(str(exc).split())}") from exc
-            except (psycopg.ProgrammingError, psycopg.InternalError):
-                # What a type's own reader says of bytes that are another type's is an internal error, too.
-                check_table(self._connection, stream)
-                raise
-        raise AssertionError("unreachable: the last attempt returned or raised")
+    def _settle_one_by_one(self, item: Prepared) -> None:
+        """Load the segments of a group each by itself, so that what is wrong with one is told of that one."""
+        segments = item.group.segments if item.group else ()
+        known = ledger.known_ids(self._connection, [segment.identity.segment_id for segment in segments])
+        there = {segment.candidate for segment in segments if segment.identity.segment_id in known}
+        for candidate, make in item.alone:
+            self._stop.check()
+            if candidate in there:
+                self._skip(candidate)
+            else:
+                again = make()
+                self._send([again], backlog=False)
+
+    def _count(self, group: Group) -> None:
+        for segment in group.segments:
+            self._done(segment.candidate)
+            self._tally.segments += 1
+            self._tally.rows += segment.rows
+            self._tally.refused.pop(segment.candidate.name, None)
+            log.info("segment.loaded", stream=group.stream, name=segment.candidate.path.name, rows=segment.rows)
+        self._newest = group.segments[-1].identity.segment_id
+
+    def _done(self, candidate: Candidate) -> None:
+        self._inbox.settle(candidate, for_good=True)
+        self._tally.done_bytes += candidate.size_bytes
 
     def _skip(self, candidate: Candidate) -> None:
-        self._inbox.settle(candidate, for_good=True)
+        self._done(candidate)
         self._tally.skipped += 1
         if self._tally.refused.pop(candidate.name, None):
-            ledger.forgive(self._connection, candidate.name)
+            ledger.forgive(self._connection, [candidate.name])
 
     def _refuse(self, refused: Refused) -> None:
         candidate = refused.candidate
         if not refused.again:
             self._inbox.settle(candidate, for_good=False)
+            self._tally.done_bytes += candidate.size_bytes
         if self._tally.refused.get(candidate.name) == refused.reason:
             return
         ledger.refuse(self._connection, candidate, refused.reason, refused.segment_id)
@@ -233,40 +299,7 @@ class Loader:
         log.error("segment.refused", name=candidate.name, reason=refused.reason)
 
 
-def load_segment(connection: Connection, segment: Prepared, check: Callable[[], None]) -> bool:
-    """Load one segment: ledger row first, rows second, counted before the commit.
-
-    Returns:
-        Whether its rows came now; False if they were there before, or came from another loader meanwhile.
-
-    Raises:
-        SegmentRefused: the rows that the database took are not those that were sent, or they are there in part.
-        SchemaConflict: its table has other columns than the stream; nothing is loaded.
-    """
-    identity, candidate = segment.identity, segment.candidate
-    with connection.transaction():
-        if identity.salvages and ledger.known_ids(connection, [identity.salvages]):
-            ledger.note_salvage(connection, candidate, identity)
-            ledger.forgive(connection, candidate.name, identity.salvages)
-            return False
-        if part := ledger.salvaged_by(connection, identity.segment_id):
-            raise SegmentRefused(f"a part of it was salvaged and loaded already, as {part}")
-        if not ledger.insert(
-            connection, candidate, identity,
-            number=segment.number, rows=segment.rows, received=segment.received, crc32=segment.crc32,
-        ):  # fmt: skip
-            return False
-        taken = copy_rows(connection, copy_statement(identity.stream), segment.encoded, check)
-        if taken != segment.rows:
-            raise SegmentRefused(f"the database took {taken} of its {segment.rows} rows: is there a trigger?")
-        # Now, for the COPY holds the table as it is: of a column whose type was changed to another one of eight bytes
-        # PostgreSQL would have taken the bytes for what they are not.
-        check_table(connection, identity.stream)
-        ledger.forgive(connection, candidate.name, identity.salvages)
-    return True
-
-
-def _make_durable(candidates: list[Candidate]) -> None:
+def _make_durable(candidates: Iterable[Candidate]) -> None:
     """See to it that a power loss does not take a name under which a segment is about to be taken."""
     for folder in {candidate.path.parent for candidate in candidates}:
         with contextlib.suppress(OSError):  # of a medium that cannot be written nothing can be lost; or it is gone
@@ -289,10 +322,10 @@ def _other_content(candidate: Candidate, held: tuple[int, int] | None) -> str:
     return f"it has {checked.rows} rows, but was loaded with {rows}: its segment_id was used twice"
 
 
-def _identity_of(candidate: Candidate) -> str | None:
-    """Return a file's segment_id as its first bytes claim it; what is wrong with the file comes up later."""
+def _identity_of(candidate: Candidate) -> Identity | None:
+    """Return who a file is as its first bytes claim it; what is wrong with the file comes up later."""
     try:
         identity = read_identity(candidate.path)
-        return str(UUID(identity.segment_id)) if identity else None
+        return replace(identity, segment_id=str(UUID(identity.segment_id))) if identity else None
     except (OSError, ValueError):
         return None

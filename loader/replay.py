@@ -1,18 +1,44 @@
 """Which segments a replay loads: whole ones that overlap a half-open range [start, end) of received_at."""
 
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
 
-from loader.load import Tally, Wanted
-from loader.prepare import Prepared
+from loader.archive.read import overlaps as part_overlaps
+from loader.inbox import Candidate, Inbox
+from loader.load import Tally
+from loader.postgres import ledger
+from loader.postgres.session import Connection
+from loader.prepare import Segment, Wanted
 from recorder.segments.layout import SegmentName, us_to_datetime
+from recorder.segments.schemas import stream_kind
 
 
-def wanted(start: datetime | None, end: datetime | None) -> Wanted:
-    """Return what chooses the segments of a range; an open end takes all there is on that side. Pure."""
+def wanted(
+    start: datetime | None,
+    end: datetime | None,
+    streams: Collection[str] = (),
+    instruments: tuple[str, ...] | None = None,
+) -> Wanted:
+    """Return what chooses the segments of a range; an open end takes all there is on that side. Pure.
+
+    Args:
+        start: the first received_at.
+        end: the first one that is not wanted any more.
+        streams: names (`eth_option_trades`) or kinds (`trades`); empty for all.
+        instruments: names or patterns with *; None for all.
+    """
     return Wanted(
-        file=lambda candidate: may_overlap(candidate.path.name, start, end),
+        file=lambda candidate: of_streams(candidate.stream, streams) and may_overlap(candidate.path.name, start, end),
         segment=lambda segment: overlaps(segment, start, end),
+        part=lambda part: of_streams(part.stream, streams) and part_overlaps(part, start, end),
+        instruments=instruments,
     )
+
+
+def of_streams(stream: str, streams: Collection[str]) -> bool:
+    """Decide whether a stream is one of those named, or of a kind that is named; none named means all."""
+    return not streams or stream in streams or stream_kind(stream) in streams
 
 
 def may_overlap(file_name: str, start: datetime | None, end: datetime | None) -> bool:
@@ -28,12 +54,50 @@ def may_overlap(file_name: str, start: datetime | None, end: datetime | None) ->
     return (end is None or first < end) and (start is None or midnight > start)
 
 
-def overlaps(segment: Prepared, start: datetime | None, end: datetime | None) -> bool:
+def overlaps(segment: Segment, start: datetime | None, end: datetime | None) -> bool:
     """Decide by its rows whether a segment has any of the range."""
     if segment.received is None:
         return False
     first, last = segment.received
     return (end is None or first < end) and (start is None or last >= start)
+
+
+@dataclass
+class Plan:
+    """What a replay would load: by stream, how many files and how many bytes of them."""
+
+    files: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    there: int = 0  # files that the database has
+
+    def add(self, candidate: Candidate) -> None:
+        """Count a file that would be loaded."""
+        self.files[candidate.stream] = self.files.get(candidate.stream, 0) + 1
+        self.bytes[candidate.stream] = self.bytes.get(candidate.stream, 0) + candidate.size_bytes
+
+
+def plan(connection: Connection, inbox: Inbox, chosen: Wanted) -> Plan:
+    """Find out what a replay would load, by the names of files; nothing is changed, in the database neither."""
+    found = Plan()
+    listed = [candidate for candidate in inbox.unsettled() if chosen.file(candidate)]
+    known = ledger.known_files(connection, listed) if ledger.is_there(connection) else set()
+    for candidate in listed:
+        if candidate.name in known:
+            found.there += 1
+        else:
+            found.add(candidate)
+    return found
+
+
+def plan_as_text(planned: Plan) -> str:
+    """Return a line for each stream, and one for all."""
+    lines = [
+        f"{stream}: {_count(files, 'segment')}, {planned.bytes[stream] / 1e6:,.1f} MB"
+        for stream, files in sorted(planned.files.items())
+    ]
+    total = sum(planned.files.values())
+    lines.append(f"would load {_count(total, 'segment')}; {_count(planned.there, 'segment')} already there")
+    return "\n".join(lines)
 
 
 def summary(tally: Tally) -> str:

@@ -13,10 +13,27 @@ class LoaderSettings(CommonSettings, frozen=True, kw_only=True):
     database_url: Annotated[
         str, Meta(description="the PostgreSQL to load into; unset: an embedded one in DATA_DIR/postgres")
     ] = ""
+    loader_connections: Annotated[
+        int,
+        Meta(
+            ge=1, le=16, description="connections that load a backlog side by side; no more than the server's cores"
+        ),
+    ] = 2
+    direct_compress: Annotated[
+        bool, Meta(description="load a backlog directly into TimescaleDB's columnstore, where it can do that")
+    ] = True
+    retention_days: Annotated[
+        float | None,
+        Meta(ge=3, description="drop rows from TimescaleDB that are older; unset: as the database has it"),
+    ] = None
     loader_metrics_port: Annotated[Port | None, Meta(description="port of /metrics; not served yet")] = None
-    archive_url: Annotated[str, Meta(description="the Parquet archive; unset: DATA_DIR/archive; not written yet")] = (
-        ""
-    )
+    archive_url: Annotated[
+        str | None,
+        Meta(
+            description="the Parquet archive: a folder, or s3://bucket/prefix (with AWS_* in the environment); unset:"
+            " DATA_DIR/archive; off: none"
+        ),
+    ] = ""
     archive_compression: Annotated[
-        Literal["zstd", "snappy"], Meta(description="compression of the Parquet archive; not written yet")
+        Literal["zstd", "snappy"], Meta(description="compression of the Parquet archive")
     ] = "zstd"

@@ -24,7 +24,7 @@ class Stop:
     def __init__(self) -> None:
         self.event = threading.Event()
         self._lock = threading.Lock()
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connections: set[psycopg.Connection[Any]] = set()
         threading.Thread(target=self._cut_when_asked, name="stop", daemon=True).start()
 
     @property
@@ -52,12 +52,12 @@ class Stop:
     def cuts(self, connection: "psycopg.Connection[Any]") -> Iterator[None]:
         """Within, a stop cancels what this connection does once the grace is over, then shuts it down."""
         with self._lock:
-            self._connection = connection
+            self._connections.add(connection)
         try:
             yield
         finally:
             with self._lock:
-                self._connection = None
+                self._connections.discard(connection)
 
     def _cut_when_asked(self) -> None:
         self.event.wait()
@@ -65,8 +65,8 @@ class Stop:
         for cut in itertools.chain((_cancel,), itertools.repeat(shut_down)):
             time.sleep(GRACE_S)
             with self._lock:
-                if self._connection is not None:
-                    cut(self._connection)
+                for connection in self._connections:
+                    cut(connection)
 
 
 def _cancel(connection: "psycopg.Connection[Any]") -> None:

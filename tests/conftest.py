@@ -9,7 +9,7 @@ from recorder.runtime.data_dir import DataDir
 from recorder.runtime.settings import KNOWN_NAMES
 from tests.faults.table import FaultsTable
 
-pytest_plugins = ["tests.fix_postgres", "tests.fix_programs"]
+pytest_plugins = ["tests.fix_postgres", "tests.fix_programs", "tests.fix_s3"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

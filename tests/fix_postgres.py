@@ -21,9 +21,11 @@ from psycopg import sql
 
 from loader import follow
 from loader.errors import DatabaseAway
-from loader.load import Tally, Wanted
+from loader.load import Tally
 from loader.postgres.database import Database
 from loader.postgres.embedded import Embedded
+from loader.prepare import Wanted
+from loader.sender import Target
 from loader.settings import LoaderSettings
 from loader.stop import Stop
 from recorder.runtime.data_dir import DataDir
@@ -199,11 +201,13 @@ def _plain(row: Sequence[Any]) -> tuple[Any, ...]:
 # Loaders
 
 
-def load_once(root: Path, url: str, *, stop: Stop | None = None, wanted: Wanted | None = None) -> Tally:
+def load_once(
+    root: Path, url: str, *, stop: Stop | None = None, wanted: Wanted | None = None, target: Target | None = None
+) -> Tally:
     """Load what is there, in this process."""
     stop = stop or Stop()
     database = Database(LoaderSettings(data_dir=str(root), database_url=url), stop)
-    return follow.load(database, DataDir(root), stop=stop, once=True, wanted=wanted)
+    return follow.load(database, DataDir(root), stop=stop, once=True, wanted=wanted, target=target)
 
 
 class Process:

@@ -90,6 +90,7 @@ def test_defaults_in_env_example_are_those_of_the_programs() -> None:
             default = "off" if field.default is None else field.default
             text = shown.get(field.name.upper(), "")
             as_text = f"{default:g}" if isinstance(default, float) else str(default)
+            as_text = as_text.lower() if isinstance(default, bool) else as_text
 
             assert text == as_text, field.name
 

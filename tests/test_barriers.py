@@ -25,11 +25,8 @@ class Barrier:
     quick: bool = False  # tried in every run
 
 
-_COPY = "        taken = copy_rows(connection, copy_statement(identity.stream), segment.encoded, check)\n"
-_CHECKED = (
-    "        check_table(connection, identity.stream)\n"
-    "        ledger.forgive(connection, candidate.name, identity.salvages)\n"
-)
+_COPY = "        taken = copy_rows(connection, copy_statement(group.stream), group.encoded, stop.check)\n"
+_CHECKED = "        check_table(connection, group.stream)\n        _forgive(connection, group)\n"
 
 BARRIERS = (
     Barrier(
@@ -131,22 +128,22 @@ BARRIERS = (
     ),
     Barrier(
         "ledger row and rows in one transaction",
-        "loader/load.py",
+        "loader/transaction.py",
         _COPY,
         f'        connection.execute("COMMIT")\n        connection.execute("BEGIN")\n{_COPY}',
         "tests/test_loader_kills.py::test_killed_in_a_copy",
     ),
     Barrier(
         "a segment that another loader took meanwhile is not loaded",
-        "loader/load.py",
-        "        ):  # fmt: skip\n            return False\n",
-        "        ):  # fmt: skip\n            pass\n",
+        "loader/transaction.py",
+        "        if inserted != len(group.segments):\n",
+        "        if inserted < 0:\n",
         "tests/test_loader_once.py::test_two_loaders_copies_and_twins",
     ),
     Barrier(
         "the rows that the database took are counted",
-        "loader/load.py",
-        "        if taken != segment.rows:\n",
+        "loader/transaction.py",
+        "        if taken != group.rows:\n",
         "        if taken < 0:\n",
         "tests/test_loader.py::test_rows_that_a_table_does_not_take_are_refused",
     ),
@@ -159,9 +156,9 @@ BARRIERS = (
     ),
     Barrier(
         "a table is checked while the COPY holds it",
-        "loader/load.py",
+        "loader/transaction.py",
         _CHECKED,
-        _CHECKED.replace("        check_table(connection, identity.stream)\n", ""),
+        _CHECKED.replace("        check_table(connection, group.stream)\n", ""),
         "tests/test_loader_faults.py::test_a_column_of_another_type_ends_the_loader",
     ),
     Barrier(

@@ -228,7 +228,7 @@ def test_two_loaders_at_once_load_each_segment_once(tmp_path: Path, any_database
     """Two programs that race over one tape end up with every row once."""
     record(tmp_path, [later(second, 500) for second in range(20)])
     racers = [Process("load", "--once", root=tmp_path, url=any_database) for _ in range(2)]
-    assert [racer.wait() for racer in racers] == [0, 0]
+    assert [racer.wait() for racer in racers] == [0, 0], racers[0].err + racers[1].err
     assert sum(racer.err.count("segment.loaded") for racer in racers) == 20
     assert same_rows(tmp_path, any_database, QUOTES)
 
@@ -441,7 +441,8 @@ def test_timescale_tables_are_hypertables_with_a_columnstore(tmp_path: Path, tim
     load_once(tmp_path, timescale_database)
     settings = query(
         timescale_database,
-        "SELECT hypertable::text, segmentby, orderby FROM timescaledb_information.hypertable_columnstore_settings",
+        "SELECT hypertable::text, segmentby, orderby FROM timescaledb_information.hypertable_columnstore_settings"
+        " WHERE hypertable::text ~ '^eth'",
     )
     expected = [
         (f"eth_option_{kind}", "instrument", '"timestamp"') for kind in ("instruments", "quotes", "tickers", "trades")
@@ -450,7 +451,7 @@ def test_timescale_tables_are_hypertables_with_a_columnstore(tmp_path: Path, tim
     jobs = query(
         timescale_database,
         "SELECT hypertable_name, config->>'compress_after' FROM timescaledb_information.jobs"
-        " WHERE hypertable_name IS NOT NULL ORDER BY 1",
+        " WHERE hypertable_name ~ '^eth' AND proc_name = 'policy_compression' ORDER BY 1",
     )
     assert jobs == [(name, "01:00:00") for name, _, _ in expected]
 

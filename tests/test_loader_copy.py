@@ -80,7 +80,7 @@ def test_values_arrive_as_they_are(connection: psycopg.Connection[Any]) -> None:
     table = pa.Table.from_batches([rows_to_batch(SCHEMAS["trades"], [tuple(row)])])
     with connection.transaction(force_rollback=True):
         connection.execute("SET LOCAL TIME ZONE 'UTC'")
-        rows = copy.encode(table, 5)
+        rows = copy.encode(copy.numbered(table, 5))
         assert copy.copy_rows(connection, copy_statement("eth_option_trades"), rows, lambda: None) == 1
         got = connection.execute(
             'SELECT "timestamp", instrument, trade_seq, price, size, tick_direction, trade_id, segment'
@@ -97,9 +97,9 @@ def test_rows_are_loaded_without_pgpq(connection: psycopg.Connection[Any], monke
     """Where pgpq is not there psycopg sends the same rows, of several batches."""
     monkeypatch.setattr(copy, "BATCH_ROWS", 100)
     table = pa.Table.from_batches([rows_to_batch(SCHEMAS["quotes"], make_rows("eth_option_quotes", 350))])
-    want = sent(connection, "eth_option_quotes", copy.encode(table, 1))
+    want = sent(connection, "eth_option_quotes", copy.encode(copy.numbered(table, 1)))
     monkeypatch.setattr(copy, "HAS_PGPQ", False)
-    plain = copy.encode(table, 1)
+    plain = copy.encode(copy.numbered(table, 1))
     assert isinstance(plain, copy.PlainRows)
     assert sent(connection, "eth_option_quotes", plain) == want
     assert len(want) == 350

@@ -20,7 +20,7 @@ import pytest
 
 import analysis
 from loader.inbox import Candidate
-from loader.prepare import Refused, prepare
+from loader.prepare import Numbered, Refused, prepare
 from recorder.doctor import doctor
 from recorder.runtime.data_dir import DataDir
 from recorder.segments import reader
@@ -261,9 +261,9 @@ def test_version_1_is_loaded(format_1: DataDir) -> None:
     for stream, rows in fixture_rows().items():
         for path in sealed_files(format_1, stream):
             one = Candidate(path, path.name, stream, (path.stat().st_size, 0, 0))
-            prepared = prepare(one, 1)
-            assert not isinstance(prepared, Refused), prepared
-            assert getattr(prepared, "rows", 0) == min(4, len(rows))
+            prepared = prepare([Numbered(one, 1)])
+            assert prepared.group, prepared
+            assert prepared.group.rows == min(4, len(rows))
 
 
 def test_a_newer_version_is_left_where_it_is_and_named_by_everybody(
@@ -280,7 +280,7 @@ def test_a_newer_version_is_left_where_it_is_and_named_by_everybody(
 
     assert (recovered.sealed, recovered.rows) == (None, 0)
     assert "format version 2 is not known" in str(recovered.damage[0])
-    refused = prepare(candidate(data_dir, paths[1]), 1)
+    (refused,) = prepare([Numbered(candidate(data_dir, paths[1]), 1)]).aside
     assert isinstance(refused, Refused)
     assert "its format version is 2" in refused.reason
     with caplog.at_level(logging.WARNING), analysis.open(data_dir.root) as con:

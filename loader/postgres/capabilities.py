@@ -12,13 +12,16 @@ Kind = Literal["plain", "timescale"]
 
 # The columnstore got the names that the schema files use (add_columnstore_policy, …) with this one.
 OLDEST_TIMESCALE = (2, 18)
+# Before that one rows were lost or checks left out beside it (timescaledb issues 9339, 9381, 10056, 10254).
+OLDEST_DIRECT_COMPRESS = (2, 28, 3)
 
 _FACTS = """
 SELECT current_setting('server_version'),
        (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'),
        EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb'),
        EXISTS (SELECT FROM pg_settings WHERE name LIKE 'timescaledb.%'),
-       coalesce(current_setting('timescaledb.license', true), '')
+       coalesce(current_setting('timescaledb.license', true), ''),
+       EXISTS (SELECT FROM pg_settings WHERE name = 'timescaledb.enable_direct_compress_copy_sort_batches')
 """
 
 
@@ -31,6 +34,7 @@ class Facts:
     available: bool  # it could be created
     library: bool  # it is preloaded
     licence: str
+    direct_compress: bool = False  # the settings for it are there
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Capabilities:
 
     kind: Kind
     why: str
+    direct_compress: bool = False  # whether rows can go into the columnstore without being rows first
 
 
 def choose(facts: Facts) -> Capabilities:
@@ -61,13 +66,16 @@ def choose(facts: Facts) -> Capabilities:
     if _version(facts.extension) < OLDEST_TIMESCALE:
         oldest = ".".join(map(str, OLDEST_TIMESCALE))
         return Capabilities("plain", f"{name} is older than {oldest}: no columnstore as it is used here")
-    return Capabilities("timescale", f"{name} with the columnstore")
+    if _version(facts.extension) < OLDEST_DIRECT_COMPRESS or not facts.direct_compress:
+        oldest = ".".join(map(str, OLDEST_DIRECT_COMPRESS))
+        return Capabilities("timescale", f"{name} with the columnstore; a backlog into it from {oldest} on only")
+    return Capabilities("timescale", f"{name} with the columnstore, a backlog directly into it", direct_compress=True)
 
 
-def ask(connection: Connection) -> Facts:
-    """Ask the server; create the extension where it is preloaded and only the CREATE was left out."""
+def ask(connection: Connection, *, create: bool = True) -> Facts:
+    """Ask the server; with `create`, create the extension where it is preloaded and only that was left out."""
     facts = _facts(connection)
-    if facts.extension is None and facts.available and facts.library:
+    if create and facts.extension is None and facts.available and facts.library:
         try:
             # In turn: IF NOT EXISTS does not keep two that create it at once from failing on its key.
             with one_at_a_time(connection):

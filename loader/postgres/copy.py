@@ -75,12 +75,20 @@ class PlainRows:
                 copy.write_row(row)
 
 
-def encode(table: pa.Table, number: int) -> Rows:
-    """Make a stream's rows ready for its table: with the segment's number as the last column."""
-    numbered = table.replace_schema_metadata(None).append_column(
+def numbered(table: pa.Table, number: int) -> pa.Table:
+    """Return a segment's rows as they are in its table: with its number as the last column."""
+    return table.replace_schema_metadata(None).append_column(
         pa.field(SEGMENT, pa.int32()), pa.repeat(pa.scalar(number, pa.int32()), table.num_rows)
     )
-    return EncodedRows(numbered) if HAS_PGPQ else PlainRows(numbered)
+
+
+def encode(table: pa.Table) -> Rows:
+    """Make rows ready to be sent.
+
+    Raises:
+        ValueError, OverflowError, pa.ArrowException: a value has no form in PostgreSQL.
+    """
+    return EncodedRows(table) if HAS_PGPQ else PlainRows(table)
 
 
 def copy_rows(

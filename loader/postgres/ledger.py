@@ -4,10 +4,10 @@ A segment's ledger row is written before its rows, in one transaction: a second 
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from loader.inbox import Candidate
 from loader.postgres.session import Connection
+from loader.prepare import Segment
 from recorder.runtime.version import software
 from recorder.segments.encode import Identity
 
@@ -37,7 +37,8 @@ SELECT nextval(pg_get_serial_sequence('loaded_segments', 'segment'))::int FROM g
 _INSERT = """
 INSERT INTO loaded_segments (segment_id, segment, stream, recorder, name, rows, first_received_at, last_received_at,
                              crc32, software, salvages, size_bytes, mtime)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+SELECT * FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[],
+    %s::timestamptz[], %s::text[], %s::text[], %s::uuid[], %s::bigint[], %s::timestamptz[])
 ON CONFLICT (segment_id) DO NOTHING
 """
 _NOTE_SALVAGE = """
@@ -49,12 +50,17 @@ INSERT INTO refused_segments (name, reason, size_bytes, mtime, segment_id, softw
 ON CONFLICT (name) DO UPDATE SET (reason, size_bytes, mtime, segment_id, refused_at, software)
     = (excluded.reason, excluded.size_bytes, excluded.mtime, excluded.segment_id, now(), excluded.software)
 """
-_FORGIVE = "DELETE FROM refused_segments WHERE name = %s OR segment_id = %s"
+_FORGIVE = "DELETE FROM refused_segments WHERE name = ANY(%s) OR segment_id = ANY(%s::uuid[])"
 _FORGIVE_FOLDERS = "DELETE FROM refused_segments WHERE name = ANY(%s)"
 _FORGIVE_LOADED = """
 DELETE FROM refused_segments AS refused USING loaded_segments AS loaded
 WHERE loaded.name = refused.name AND loaded.loaded_at > refused.refused_at
 """
+
+
+def is_there(connection: Connection) -> bool:
+    """Return whether anything was ever loaded here."""
+    return connection.execute("SELECT to_regclass('loaded_segments') IS NOT NULL").fetchone() == (True,)
 
 
 def known_files(connection: Connection, candidates: Sequence[Candidate]) -> set[str]:
@@ -88,10 +94,10 @@ def mend_sequence(connection: Connection) -> None:
     connection.execute(_MEND_SEQUENCE)
 
 
-def salvaged_by(connection: Connection, segment_id: str) -> str | None:
-    """Return the name of a loaded segment that holds a part of this one's rows, if there is one."""
-    row = connection.execute("SELECT name FROM loaded_segments WHERE salvages = %s", [segment_id]).fetchone()
-    return row[0] if row else None
+def salvaged_by(connection: Connection, ids: Sequence[str]) -> list[str]:
+    """Return the names of loaded segments that hold a part of the rows of one of these."""
+    rows = connection.execute("SELECT name FROM loaded_segments WHERE salvages = ANY(%s::uuid[])", [list(ids)])
+    return [row[0] for row in rows.fetchall()]
 
 
 def take_numbers(connection: Connection, count: int) -> list[int]:
@@ -101,26 +107,19 @@ def take_numbers(connection: Connection, count: int) -> list[int]:
     return [row[0] for row in connection.execute(_TAKE_NUMBERS, [count]).fetchall()]
 
 
-def insert(
-    connection: Connection,
-    candidate: Candidate,
-    identity: Identity,
-    *,
-    number: int,
-    rows: int,
-    received: tuple[datetime, datetime] | None,
-    crc32: str,
-) -> bool:
-    """Write a segment's ledger row; return False if another loader's was there, or came while this one waited."""
-    first, last = received or (None, None)
-    cursor = connection.execute(
-        _INSERT,
-        [
-            identity.segment_id, number, identity.stream, identity.recorder, candidate.name, rows, first, last, crc32,
-            software(), identity.salvages or None, candidate.size_bytes, candidate.mtime,
-        ],
-    )  # fmt: skip
-    return cursor.rowcount == 1
+def insert(connection: Connection, segments: Sequence[Segment]) -> int:
+    """Write the ledger rows of segments, in their order; return how many were not there, nor came from another loader
+    while this one waited.
+    """  # noqa: D205
+    rows = [
+        (
+            segment.identity.segment_id, segment.number, segment.identity.stream, segment.identity.recorder,
+            segment.candidate.name, segment.rows, *(segment.received or (None, None)), segment.crc32, software(),
+            segment.identity.salvages or None, segment.candidate.size_bytes, segment.candidate.mtime,
+        )
+        for segment in segments
+    ]  # fmt: skip
+    return connection.execute(_INSERT, [list(column) for column in zip(*rows, strict=True)]).rowcount
 
 
 def note_salvage(connection: Connection, candidate: Candidate, identity: Identity) -> None:
@@ -138,9 +137,9 @@ def refuse(connection: Connection, candidate: Candidate, reason: str, segment_id
     )
 
 
-def forgive(connection: Connection, name: str, salvages: str = "") -> None:
-    """Take a file off the list of refused ones; also the damaged one that a good one salvages."""
-    connection.execute(_FORGIVE, [name, salvages or None])
+def forgive(connection: Connection, names: Sequence[str], salvages: Sequence[str] = ()) -> None:
+    """Take files off the list of refused ones; also the damaged ones that good ones salvage."""
+    connection.execute(_FORGIVE, [list(names), list(salvages)])
 
 
 def forgive_folders(connection: Connection, places: Sequence[str]) -> None:

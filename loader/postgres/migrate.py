@@ -65,7 +65,8 @@ def pending(known: Iterable[Migration], applied: dict[int, tuple[str, str]], kin
     Args:
         known: the program's files of one scope.
         applied: what the database has of that scope: number -> (file, checksum).
-        kind: chooses between two forms of one number.
+        kind: chooses between two forms of one number, where none was chosen yet: tables that were made on a plain
+            server stay plain, though it became a TimescaleDB since.
 
     Raises:
         MigrationConflict: an applied file was changed since, or is not known to this program.
@@ -82,10 +83,11 @@ def pending(known: Iterable[Migration], applied: dict[int, tuple[str, str]], kin
                 f"the schema file {file} is not the one that was applied to this database",
                 remedy="put the applied file back, and make the change in a new file with the next number",
             )
+    made_as = {by_file[file].kind for file, _ in applied.values()} - {None}
     return [
         migration
         for migration in by_file.values()
-        if migration.number not in applied and migration.kind in (None, kind)
+        if migration.number not in applied and migration.kind in (None, *(made_as or {kind}))
     ]
 
 

@@ -46,13 +46,26 @@ _SET = """
 SELECT set_config(name, value, false)
 FROM pg_settings JOIN unnest(%s::text[], %s::text[]) AS wanted (name, value) USING (name)
 """
+# The schema of an extension is looked into last: its functions are called by name.
+_LOOK_IN = """
+SELECT set_config('search_path', concat_ws(', ', quote_ident(%s), (
+    SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace ns ON ns.oid = extnamespace
+    WHERE extname = 'timescaledb')), false)
+"""
 # What is made once per database is made by one loader after the other. Any constant does; this one is ours.
 _ADVISORY_LOCK = 0x7469636B  # "tick"
 
 
-def set_up_session(connection: Connection) -> None:
-    """Set what a loading session needs, as far as this server knows it."""
+def set_up_session(connection: Connection, schema: str | None = None) -> None:
+    """Set what a loading session needs, as far as this server knows it.
+
+    Args:
+        connection: it is of loader.postgres.database.
+        schema: where the tables are, and are made; None where the server looks by itself.
+    """
     connection.execute(_SET, [list(SETTINGS), list(SETTINGS.values())])
+    if schema:
+        connection.execute(_LOOK_IN, [schema])
     # Whatever the server's default: what is checked last in a transaction must see the newest state.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     row = connection.execute("SELECT pg_backend_pid()").fetchone()

@@ -27,7 +27,8 @@ KNOWN_NAMES = frozenset({
     "BUFFER_SIZE_TRADES", "BUFFER_SIZE_TICKERS", "MAX_CHANNELS_PER_CONNECTION", "REDUNDANCY",
     "STOP_TIMEOUT_SEC", "TRADE_VOID_AFTER_SEC",
     "METRICS_HOST", "METRICS_PORT", "LOADER_METRICS_PORT", "LOG_LEVEL", "LOG_FORMAT",
-    "DATABASE_URL", "ARCHIVE_URL", "ARCHIVE_COMPRESSION", "DB_PASSWORD", "GRAFANA_PASSWORD",
+    "DATABASE_URL", "LOADER_CONNECTIONS", "DIRECT_COMPRESS", "RETENTION_DAYS",
+    "ARCHIVE_URL", "ARCHIVE_COMPRESSION", "DB_PASSWORD", "GRAFANA_PASSWORD",
 })
 # fmt: on
 
@@ -58,6 +59,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[CommonSettings]) -
     for field in msgspec.structs.fields(settings):
         name = field.encode_name
         default = "off" if field.default is None else field.default
+        default = str(default).lower() if isinstance(default, bool) else default
         shown = f"; default: {default}" if default != "" else ""
         group.add_argument(
             "--" + name.replace("_", "-"),

@@ -4,9 +4,9 @@ import argparse
 import json
 import sys
 
-from tests.bench import load, receive, write
+from tests.bench import backlog, load, receive, write
 
-BENCHMARKS = {"receive": receive.run, "write": write.run, "load": load.run}
+BENCHMARKS = {"receive": receive.run, "write": write.run, "load": load.run, "backlog": backlog.run}
 
 
 def main() -> int:

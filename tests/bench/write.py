@@ -53,14 +53,14 @@ def _write(chunks: list[list[Row]]) -> dict[str, float]:
         }
 
 
-def make_rows(count: int) -> list[Row]:
-    """Quotes of 50 options whose prices move by ticks."""
+def make_rows(count: int, *, instruments: int = 50) -> list[Row]:
+    """Quotes of options whose prices move by ticks."""
     chance = random.Random(1)
-    bids = [chance.randrange(10, 4000) for _ in range(50)]
-    ids = [140_000_000_000] * 50
+    bids = [chance.randrange(10, 4000) for _ in range(instruments)]
+    ids = [140_000_000_000] * instruments
     rows: list[Row] = []
     for n in range(count):
-        i = chance.randrange(50)
+        i = chance.randrange(instruments)
         bids[i] = max(1, bids[i] + chance.choice((-1, 0, 1)))
         before, ids[i] = ids[i], 140_000_000_000 + n * 37 + chance.randrange(37)
         at_us = START_US + n * 400

@@ -1,0 +1,154 @@
+"""Sends groups to one database, a backlog side by side, and looks after what they leave there."""
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from datetime import datetime
+
+from loader.errors import SegmentRefused
+from loader.postgres import columnstore, policies
+from loader.postgres.capabilities import Capabilities
+from loader.postgres.columnstore import Way
+from loader.postgres.lines import side_by_side
+from loader.postgres.migrate import migrate
+from loader.postgres.session import Connection, set_up_session
+from loader.postgres.tables import check_table, market_of
+from loader.prepare import Group, Prepared
+from loader.stop import Stop
+from loader.transaction import Apart, load_group
+from recorder.runtime.logging import get_logger
+
+log = get_logger("loader")
+
+Times = tuple[datetime, datetime]
+Connect = Callable[[], AbstractContextManager[Connection]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where rows go in a database, and how."""
+
+    schema: str | None = None  # None: where the server looks by itself
+    instruments: tuple[str, ...] | None = None  # with a schema: which of them it is for; None for all
+    direct_compress: bool = True  # a backlog may go into the columnstore directly, where the server can do that
+    retention_days: float | None = None  # rows are kept for so long; None: as the database has it
+    connections: int = 1  # for a backlog, besides the one that asks the ledger
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one group."""
+
+    way: Way | None  # None if nothing was loaded
+    failure: Apart | SegmentRefused | None = None
+
+
+class Sender:
+    """Sends groups over one connection, or over several."""
+
+    def __init__(
+        self, connection: Connection, capabilities: Capabilities, target: Target, connect: Connect | None, stop: Stop
+    ) -> None:
+        """Take what is there.
+
+        Args:
+            connection: for what is no backlog, and for tables and policies.
+            capabilities: of the server.
+            target: where rows go.
+            connect: makes the connections of a backlog; None for none.
+            stop: asked now and then.
+        """
+        self._connection = connection
+        self._capabilities = capabilities
+        self._target = target
+        self._connect = connect
+        self._stop = stop
+        self._compress = target.direct_compress and capabilities.direct_compress
+        self._checked_streams: set[str] = set()
+        # By stream, the times of what was loaded since bars were refreshed, and of what went in unordered.
+        self._loaded: dict[str, Times] = {}
+        self._unordered: dict[str, Times] = {}
+        if target.retention_days and capabilities.kind == "plain":
+            log.warning("retention.impossible", reason="it needs TimescaleDB: rows stay until somebody deletes them")
+
+    def send(self, prepared: Iterable[Prepared], *, backlog: bool) -> Generator[tuple[Prepared, Outcome], None, None]:
+        """Load groups; yield each with what became of it, in their order.
+
+        Raises:
+            SchemaConflict, MigrationConflict: a table does not fit.
+            psycopg.Error: the database failed.
+        """
+        ready = self._with_tables(prepared)
+        if backlog and self._connect:
+            lines = side_by_side(ready, self.load, self._line, count=self._target.connections)
+            with closing(lines) as done:
+                for item, outcome in done:
+                    self._note(item.group, outcome.way)
+                    yield item, outcome
+        else:
+            for item in ready:
+                outcome = self.load(self._connection, item)
+                self._note(item.group, outcome.way)
+                yield item, outcome
+
+    def load(self, connection: Connection, item: Prepared) -> Outcome:
+        """Load one group; called in the threads of several connections at once."""
+        if item.group is None:
+            return Outcome(None)
+        begun = time.monotonic()
+        try:
+            way = load_group(connection, item.group, self._stop, compress=self._compress)
+        except (Apart, SegmentRefused) as exc:
+            return Outcome(None, exc)
+        if way:
+            log.debug(
+                "group.loaded",
+                stream=item.group.stream, segments=len(item.group.segments), rows=item.group.rows, way=way,
+                seconds=round(time.monotonic() - begun, 3),
+            )  # fmt: skip
+        return Outcome(way)
+
+    def refresh_bars(self) -> None:
+        """Bring bars up to date with what was loaded of times that the policies do not look back to."""
+        times, self._loaded = self._loaded, {}
+        if self._capabilities.kind == "timescale":
+            for stream, (first, last) in sorted(times.items()):
+                policies.refresh_bars(self._connection, stream, first, last)
+
+    def compress_again(self) -> None:
+        """Put in order what went into the columnstore directly, where nothing more is to come: see columnstore."""
+        times, self._unordered = self._unordered, {}
+        columnstore.compress_again(
+            self._connection, [(stream, *of) for stream, of in sorted(times.items())], self._stop.check
+        )
+
+    def _with_tables(self, prepared: Iterable[Prepared]) -> Iterator[Prepared]:
+        """See to it that the table of each group is there, and is the tape's, before it is loaded."""
+        for item in prepared:
+            self._stop.check()
+            if item.group and item.group.stream not in self._checked_streams:
+                stream = item.group.stream
+                market = market_of(stream)
+                if market:
+                    migrate(self._connection, self._capabilities.kind, market)
+                check_table(self._connection, stream)
+                if market and self._target.retention_days and self._capabilities.kind == "timescale":
+                    policies.set_retention(self._connection, stream, self._target.retention_days)
+                self._checked_streams.add(stream)
+            yield item
+
+    @contextlib.contextmanager
+    def _line(self) -> Iterator[Connection]:
+        assert self._connect is not None
+        with self._connect() as connection:
+            set_up_session(connection, self._target.schema)
+            yield connection
+
+    def _note(self, group: Group | None, way: Way | None) -> None:
+        if group is None or way is None or group.times is None:
+            return
+        for known in (self._loaded,) if way == Way.ROWSTORE else (self._loaded, self._unordered):
+            first, last = known.get(group.stream, group.times)
+            known[group.stream] = (min(first, group.times[0]), max(last, group.times[1]))
