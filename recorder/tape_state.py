@@ -3,7 +3,8 @@
 `state/trades.arrow` is a cache of it, so that a start need not read every segment: one row an instrument; in its
 metadata the gaps and which segments are in it. These are named one by one: after a step of the clock backwards, or a
 repair, what is younger than the cache may have a name older than all that is in it. It holds only what sealed
-segments hold, never what is on its way, and is rebuilt from the segments where it is missing or damaged.
+segments hold, never what is on its way, and is rebuilt from the segments where it is missing or damaged; from the
+Parquet archive beside them, too, for segments that were pruned.
 
 Segments may be folded in any order, and copies of them, and give the same state.
 """
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recorder.gaps import Gap
 from recorder.runtime import disk
 from recorder.runtime.data_dir import DataDir
+from recorder.segments import archived
 from recorder.segments.chain import End
-from recorder.segments.encode import Identity
 from recorder.segments.layout import SegmentName, datetime_to_us, sealed_files, streams
 from recorder.segments.reader import read_segment
 from recorder.segments.schemas import GAPS_STREAM
@@ -86,12 +88,14 @@ class TapeState:
         # The segments that are in it: segment_id by file name.
         self._folded: dict[str, dict[str, str]] = {GAPS_STREAM: {}, trades_stream: {}}
         self._file = data_dir.state / "trades.arrow"
-        self._load()
+        cached = self._load()
         self._ids = {segment_id for names in self._folded.values() for segment_id in names.values()}
         for stream, names in self._folded.items():
             for path in sealed_files(data_dir, stream):
                 if path.name not in names:
                     self.fold(stream, path)
+            if not cached:
+                self._fold_archived(stream)
 
     @property
     def open_gaps(self) -> list[Gap]:
@@ -119,13 +123,30 @@ class TapeState:
         if not checked.sealed:
             self.damaged.append(path)
         if self._ids.isdisjoint((identity.segment_id, identity.salvages)):  # else a copy, or what was kept of it
-            self._fold_rows(identity, checked.table)
+            self._fold_rows(stream, checked.table)
             self._ids |= {identity.segment_id, identity.salvages} - {""}
         self._folded[stream][path.name] = identity.segment_id
         return True
 
-    def _fold_rows(self, identity: Identity, rows: pa.Table) -> None:
-        if identity.stream == GAPS_STREAM:
+    def _fold_archived(self, stream: str) -> None:
+        """Take in what the archive has of segments that are not on the tape any more."""
+        for manifest in archived.manifests(self._data_dir, stream):
+            if isinstance(manifest, Path):
+                self.damaged.append(manifest)
+                continue
+            gone = [one for one in manifest.segments if self._ids.isdisjoint((one.segment_id, one.salvages))]
+            if not gone:
+                continue
+            rows = archived.rows_of(self._data_dir, manifest)
+            if rows is None:
+                self.damaged.append(self._data_dir.archive / manifest.part_name)
+                continue
+            ids = pa.array([one.segment_id for one in gone], pa.string())
+            self._fold_rows(stream, rows.filter(pc.is_in(rows[archived.SEGMENT], ids)))
+            self._ids |= {name for one in gone for name in (one.segment_id, one.salvages)} - {""}
+
+    def _fold_rows(self, stream: str, rows: pa.Table) -> None:
+        if stream == GAPS_STREAM:
             self._fold_gaps(rows.to_pylist())
         else:
             self.had.fold(zip(rows["instrument"].to_pylist(), rows["trade_seq"].to_pylist(), strict=True))
@@ -167,7 +188,8 @@ class TapeState:
         disk.make_dir(self._file.parent)
         disk.replace_file(self._file, sink.getvalue().to_pybytes())
 
-    def _load(self) -> None:
+    def _load(self) -> bool:
+        """Read the cache; False if there is none, or none that can be believed."""
         try:
             table = pa.ipc.open_file(self._file.read_bytes()).read_all()
             metadata = table.schema.metadata or {}
@@ -175,7 +197,7 @@ class TapeState:
             rows = table.to_pylist()
             content = json.loads(text)
             if metadata[b"crc32"].decode() != _crc32(text, rows) or content["trades_stream"] != self._trades_stream:
-                return
+                return False
             had = {
                 row["instrument"]: Had(row["first"], row["newest"], [(a, b) for a, b in row["holes"]]) for row in rows
             }
@@ -185,8 +207,9 @@ class TapeState:
                 for gap_id, told in content["gaps"].items()
             }
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
-            return  # a cache: whatever is wrong with it, or older, the segments tell the same
+            return False  # a cache: whatever is wrong with it, or older, the segments tell the same
         self.had.by_instrument, self._gaps, self._decided, self._folded = had, gaps, decided, folded
+        return True
 
     def _fold_gaps(self, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:

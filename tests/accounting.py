@@ -234,7 +234,7 @@ def judge(account: Account, tape: Path, told: list[dict[str, Any]]) -> Judgement
     _judge_quotes(account, tape, gaps, result)
     _judge_tickers(account, tape, gaps, result)
     _judge_trades(account, tape, Gaps([gap for gap in told if not gap["ended_at"]], late), result)
-    _tell_owed([gap for gap in told if gap["status"] == "open"], account, late, result)
+    _tell_owed([gap for gap in told if gap.get("status") == "open"], account, late, result)
     for channel in account.held:
         kind = {"book": "quotes", "ticker": "tickers", "trades": "trades"}.get(channel.partition(".")[0])
         if kind is not None:
