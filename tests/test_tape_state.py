@@ -16,6 +16,7 @@ from recorder.segments.chain import End
 from recorder.segments.layout import sealed_files
 from recorder.segments.schemas import Row
 from recorder.tape_state import TapeState, carry_over, first_row_us
+from tests.fix_archive import archive, flip_a_bit, parts
 from tests.segment_tools import NOON_US, batches, tape_in
 
 TRADES = "eth_option_trades"
@@ -270,3 +271,30 @@ def test_recording_began_as_the_name_says_where_the_segment_cannot_be_read(data_
     path.symlink_to("nowhere")
 
     assert first_row_us(data_dir, "eth_option_") is None
+
+
+def test_what_was_pruned_comes_back_from_the_archive(data_dir: DataDir) -> None:
+    """Without the cache, and without the segments that it was made from, the archive beside them tells the same."""
+    tape = tape_in(data_dir)
+    rounds: list[dict[str, list[Row]]] = [
+        {"eth_option_trades": [trade(1), trade(2), trade(5)], "data_gaps": [gap(0, "open", 3, 4)]},
+        {"eth_option_trades": [trade(6), trade(9)], "data_gaps": [gap(1, "void", 3, 3)]},
+        {"eth_option_trades": [trade(10)]},
+    ]
+    for rows in rounds:
+        tape.write_round(batches(**rows), now_us=NOON_US)
+        tape.seal_all()
+    before = TapeState(data_dir, TRADES)
+    archive(data_dir.root)
+    for stream in (TRADES, "data_gaps"):
+        for path in sealed_files(data_dir, stream)[:2]:
+            path.unlink()
+    after = TapeState(data_dir, TRADES)
+
+    assert after.had.by_instrument == before.had.by_instrument
+    assert after.open_gaps == before.open_gaps
+    assert len(before.open_gaps) == 1
+    assert after.damaged == []
+    for part in parts(data_dir.root):
+        flip_a_bit(part)
+    assert len(TapeState(data_dir, TRADES).damaged) == 2
