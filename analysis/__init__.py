@@ -1,28 +1,48 @@
-"""Opens the tape as tables: DuckDB over sealed and live segments alike, with no database."""
+"""Opens the tape as tables: DuckDB and polars over archived, sealed, and live rows alike, with no database."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
+    import polars as pl
     from duckdb import DuckDBPyConnection
 
-__all__ = ["open", "refresh"]
+    from analysis.span import Span
+
+__all__ = ["open", "refresh", "scan"]
 
 
-def open(data_dir: "str | Path") -> "DuckDBPyConnection":  # noqa: A001 - `analysis.open(…)` is what it does
+def open(  # noqa: A001 - `analysis.open(…)` is what it does
+    data_dir: "str | Path",
+    *,
+    start: "datetime | str | None" = None,
+    end: "datetime | str | None" = None,
+    streams: Collection[str] = (),
+    archive: "str | Path | None" = None,
+) -> "DuckDBPyConnection":
     """Return a DuckDB connection in which every stream of the tape is a table, as of this moment.
 
-    Columns are those of docs/format.md; `gaps` has one row a gap in its newest state. Rows are in the tables as
-    soon as their flush has returned. `refresh` moves the tables to now. A file that is no segment of its stream, or
-    of a newer format version, is left out and named by a warning of the logger `analysis`.
+    Columns are those of docs/format.md; `gaps` has one row a gap in its newest state, `options` one an option. Rows
+    are in the tables as soon as their flush has returned, and stay there while their segment is sealed, archived, and
+    pruned. `refresh` moves the tables to now. A file that is no segment of its stream, or of a newer format version,
+    is left out and named by a warning of the logger `analysis`.
+
+    Args:
+        data_dir: the tape; or `s3://bucket/prefix`, an archive by itself.
+        start: the first `received_at` (of trades: `timestamp`); ISO 8601, UTC unless it says otherwise.
+        end: the first one that is not wanted any more. Files outside of the range are not opened.
+        streams: names (`eth_option_trades`) or kinds (`trades`); empty for all.
+        archive: a folder or `s3://bucket/prefix`; None for the one in `data_dir`.
 
     Raises:
-        NoTape: there is no such directory.
+        NoTape: there is no such directory, or the archive cannot be reached.
     """
     from analysis.tape import open_tape  # noqa: PLC0415 - duckdb and pyarrow are slow to import
 
-    return open_tape(data_dir)
+    return open_tape(data_dir, _span(start, end), streams, archive)
 
 
 def refresh(connection: "DuckDBPyConnection") -> None:
@@ -30,3 +50,39 @@ def refresh(connection: "DuckDBPyConnection") -> None:
     from analysis.tape import refresh_tape  # noqa: PLC0415 - as above
 
     refresh_tape(connection)
+
+
+def scan(
+    stream: str,
+    data_dir: "str | Path",
+    *,
+    start: "datetime | str | None" = None,
+    end: "datetime | str | None" = None,
+    archive: "str | Path | None" = None,
+) -> "pl.LazyFrame":
+    """Return a stream as a polars LazyFrame, as of this moment; arguments and rows are those of `open`.
+
+    Raises:
+        NoTape: as `open`, or there is no such stream.
+    """
+    import polars as pl  # noqa: PLC0415 - as above
+
+    from analysis.errors import NoTape  # noqa: PLC0415
+    from analysis.tape import Rows, Tape, plan  # noqa: PLC0415
+
+    tape = Tape.at(data_dir, archive)
+    if stream not in tape.streams():
+        raise NoTape(f"the tape has no stream {stream}", remedy=f"it has {', '.join(tape.streams()) or 'none'}")
+    return pl.scan_pyarrow_dataset(Rows(plan(tape, stream), _span(start, end)))
+
+
+def _span(start: "datetime | str | None", end: "datetime | str | None") -> "Span":
+    from datetime import UTC, datetime  # noqa: PLC0415 - as above
+
+    from analysis.span import Span  # noqa: PLC0415
+
+    def moment(given: "datetime | str | None") -> "datetime | None":
+        read = datetime.fromisoformat(given) if isinstance(given, str) else given
+        return read.replace(tzinfo=UTC) if read is not None and read.tzinfo is None else read
+
+    return Span(moment(start), moment(end))

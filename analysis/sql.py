@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from analysis.errors import BadQuery
+from analysis.span import Span
 from analysis.tape import open_tape
 
 Form = Literal["table", "json", "csv"]
@@ -25,7 +26,7 @@ def sql(root: str, statement: str, form: Form) -> None:
     Raises:
         NoTape, BadQuery: with a line that says why.
     """
-    connection = open_tape(root)
+    connection = open_tape(root, Span())
     try:
         relation = connection.sql(statement)
         if relation is None:  # an empty statement

@@ -130,16 +130,17 @@ class TapeState:
 
     def _fold_archived(self, stream: str) -> None:
         """Take in what the archive has of segments that are not on the tape any more."""
-        for manifest in archived.manifests(self._data_dir, stream):
-            if isinstance(manifest, Path):
-                self.damaged.append(manifest)
+        archive = archived.beside(self._data_dir)
+        for manifest in archive.manifests(stream):
+            if isinstance(manifest, archived.Damaged):
+                self.damaged.append(Path(manifest.path))
                 continue
             gone = [one for one in manifest.segments if self._ids.isdisjoint((one.segment_id, one.salvages))]
             if not gone:
                 continue
-            rows = archived.rows_of(self._data_dir, manifest)
-            if rows is None:
-                self.damaged.append(self._data_dir.archive / manifest.part_name)
+            rows = archive.rows(manifest)
+            if isinstance(rows, archived.Damaged):
+                self.damaged.append(Path(rows.path))
                 continue
             ids = pa.array([one.segment_id for one in gone], pa.string())
             self._fold_rows(stream, rows.filter(pc.is_in(rows[archived.SEGMENT], ids)))

@@ -1,6 +1,6 @@
 """Reads segments back: one file whole, its identity alone, or a stream as it is at this moment."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -97,12 +97,17 @@ class Choice(NamedTuple):
     left_out: list[LeftOut]
 
 
-def choose_sealed(paths: Iterable[Path], stream: str) -> Choice:
+def choose_sealed(paths: Iterable[Path], stream: str, archived: Collection[str] = frozenset()) -> Choice:
     """Choose those sealed files whose rows are a stream's, each row once, by what they say of themselves.
 
     A copy counts once, and of a damaged segment and what was salvaged of it the latter (both lie there if a repair
     was interrupted). Only the first bytes of a file are read, and they are believed; where they tell nothing the file
     is read and checked.
+
+    Args:
+        paths: the files.
+        stream: whose they are.
+        archived: segment_ids whose rows are found elsewhere: they, and what was salvaged of them, are not chosen.
 
     Raises:
         OSError: a file cannot be read.
@@ -120,6 +125,8 @@ def choose_sealed(paths: Iterable[Path], stream: str) -> Choice:
             if not good:
                 continue
         assert found.identity is not None
+        if found.identity.segment_id in archived or found.identity.salvages in archived:
+            continue
         chosen.setdefault(found.identity.segment_id, found.table.replace_schema_metadata(None) if why else path)
         salvaged.add(found.identity.salvages)
     kept = [one for segment_id, one in chosen.items() if segment_id not in salvaged]

@@ -1,0 +1,82 @@
+"""A half-open range of time, and which files can have rows of it. Pure: files are told by their names alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recorder.segments.layout import SegmentName, us_to_datetime
+from recorder.segments.manifest import Manifest
+from recorder.segments.schemas import stream_kind
+
+# Of instruments the newest state before a range is needed in it, of gaps a state that was told after it.
+_NEVER_CUT = frozenset({"instruments", "gaps"})
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Span:
+    """[start, end) of `received_at`; of trades, which may have come later, of `timestamp`. None: open."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def rows(self, stream: str) -> "pc.Expression | None":
+        """Return what rows of a stream must fulfil; None if all are wanted."""
+        kind = stream_kind(stream)
+        if kind in _NEVER_CUT:
+            return None
+        column = pc.field("timestamp" if kind == "trades" else "received_at")
+        found = None
+        if self.start is not None:
+            found = column >= pa.scalar(self.start, pa.timestamp("us", tz="UTC"))
+        if self.end is not None:
+            before = column < pa.scalar(self.end, pa.timestamp("us", tz="UTC"))
+            found = before if found is None else found & before
+        return found
+
+    def files(self, stream: str, paths: Sequence[Path]) -> list[Path]:
+        """Return those sealed files that can have rows of the range, in their order; names not ours are kept.
+
+        A segment ends before the next one of its run begins, and at midnight UTC.
+        """
+        if stream_kind(stream) in _NEVER_CUT or not paths:
+            return list(paths)
+        named = [(path, SegmentName.parse(path.name)) for path in paths]
+        following: dict[Path, SegmentName] = {}
+        of_run = sorted((one for one in named if one[1]), key=lambda one: (one[1].recorder, one[1].start_us))  # type: ignore[union-attr]
+        for (path, name), (_, after) in pairwise(of_run):
+            if name and after and (after.recorder, after.seq) == (name.recorder, name.seq + 1):
+                following[path] = after
+        return [path for path, name in named if name is None or self._may_hold(stream, name, following.get(path))]
+
+    def part(self, manifest: Manifest) -> bool:
+        """Whether a part of the archive can have rows of the range."""
+        kind = stream_kind(manifest.stream)
+        if kind in _NEVER_CUT:
+            return True
+        for segment in manifest.segments:
+            first, last = (
+                (segment.first_timestamp, segment.last_timestamp)
+                if kind == "trades"
+                else (segment.first_received_at, segment.last_received_at)
+            )
+            if first is not None and last is not None and self._overlaps(first, last):
+                return True
+        return False
+
+    def _may_hold(self, stream: str, name: SegmentName, following: SegmentName | None) -> bool:
+        first = us_to_datetime(name.start_us)
+        last = datetime.combine(first.date(), time(), tzinfo=UTC) + _DAY
+        if following is not None:
+            last = min(last, us_to_datetime(following.start_us))
+        if stream_kind(stream) == "trades":  # healed ones come later than they were made, never before
+            return self.start is None or last >= self.start
+        return self._overlaps(first, last)
+
+    def _overlaps(self, first: datetime, last: datetime) -> bool:
+        return (self.end is None or first < self.end) and (self.start is None or last >= self.start)
