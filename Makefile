@@ -9,7 +9,7 @@ ARGS ?= # more flags for the program, for example ARGS="--for 60"
 Q ?= SELECT instrument, count(*) AS quotes FROM eth_option_quotes GROUP BY ALL ORDER BY quotes DESC LIMIT 10
 
 ##@ Use
-.PHONY: help install demo chaos record load replay audit archive prune sql doctor simulate
+.PHONY: help install demo chaos record load replay audit archive prune sql completeness doctor simulate
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "; printf "make TARGET\n"} /^[a-z-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2} /^##@ / {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
 
@@ -47,6 +47,9 @@ prune: $(STAMP) ## Remove segments that the archive holds (ARGS="--keep 14 --dry
 
 sql: $(STAMP) ## Query the tape, live rows included: make sql Q="SELECT …"
 	@$(PY) -m analysis sql "$(Q)" $(ARGS)
+
+completeness: $(STAMP) ## Prove what the tape holds (ARGS="--from T --to T --min-coverage 0.98")
+	@$(PY) -m analysis completeness $(ARGS)
 
 doctor: $(STAMP) ## Check every segment (ARGS="--repair" to salvage)
 	@$(PY) -m recorder doctor $(ARGS)

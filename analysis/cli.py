@@ -3,6 +3,8 @@
 import argparse
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
 from recorder.runtime import command_line, settings
 from recorder.runtime.exit_codes import ExitCode
@@ -11,6 +13,10 @@ EXAMPLES = """examples:
   python -m analysis sql "SELECT instrument, count(*) FROM eth_option_quotes GROUP BY ALL"
   python -m analysis sql "SELECT * FROM gaps WHERE status = 'open'" --json
   python -m analysis sql "SHOW TABLES"
+  python -m analysis completeness --from 2026-11-01T12:00 --to 2026-11-01T13:00 --min-coverage 0.98
+
+exit codes of completeness: 0 complete, or told by gap rows; 1 something is missing that nothing tells;
+7 could not be checked
 """
 
 
@@ -31,7 +37,46 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="comma-separated, with a header")
     settings.add_flags(sql, settings.CommonSettings)
     sql.set_defaults(command=_sql, form="table")
+    complete = commands.add_parser(
+        "completeness",
+        help="prove what is there, and name what is not",
+        description="Prove per instrument and stream that the tape is whole, or tell exactly what is missing.",
+    )
+    complete.add_argument("--from", dest="start", type=moment, metavar="T", help="first received_at (UTC), included")
+    complete.add_argument("--to", dest="end", type=moment, metavar="T", help="last received_at (UTC), not included")
+    complete.add_argument(
+        "--min-coverage", type=share, metavar="SHARE",
+        help="each instrument must be recorded for this share of its time, for example 0.98",
+    )  # fmt: skip
+    complete.add_argument("--json", action="store_true", help="print all that was found, as one object")
+    files = complete.add_mutually_exclusive_group()
+    files.add_argument(
+        "--manifest", type=Path, metavar="FILE", help="write checksums of all files, for sha256sum -c in DATA_DIR"
+    )
+    files.add_argument("--verify", type=Path, metavar="FILE", help="only check the files that a manifest names")
+    settings.add_flags(complete, settings.CommonSettings)
+    complete.set_defaults(command=_completeness)
     return parser
+
+
+def moment(text: str) -> datetime:
+    """Read a point in time: ISO 8601, UTC unless it says otherwise."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: expected ISO 8601, for example 2026-11-01") from None
+    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: expected a number from 0 to 1, for example 0.98")
+    return found
 
 
 def _sql(args: argparse.Namespace) -> int:
@@ -40,3 +85,19 @@ def _sql(args: argparse.Namespace) -> int:
 
     sql(loaded.data_dir, args.statement, args.form)
     return ExitCode.DONE
+
+
+def _completeness(args: argparse.Namespace) -> int:
+    loaded = settings.load(settings.CommonSettings, vars(args), os.environ)
+    from analysis.prove import completeness, verify  # noqa: PLC0415 - heavy
+    from analysis.span import Span  # noqa: PLC0415
+
+    if args.verify:
+        return verify(loaded.data_dir, args.verify)
+    return completeness(
+        loaded.data_dir,
+        Span(args.start, args.end),
+        least=args.min_coverage,
+        as_json=args.json,
+        manifest=args.manifest,
+    )

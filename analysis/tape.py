@@ -5,7 +5,7 @@ meanwhile is found where it went, and counts there. (In the reverse order it cou
 """
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -185,6 +185,15 @@ def refresh_tape(connection: duckdb.DuckDBPyConnection) -> None:
         connection.register(stream, Rows(plan(tape, stream), span))
     connection.execute(_gaps_view()).fetchall()
     connection.execute(_options_view([stream for stream in found if stream_kind(stream) == "instruments"])).fetchall()
+
+
+def connection_over(plans: Mapping[str, Plan], span: Span) -> duckdb.DuckDBPyConnection:
+    """Return a DuckDB connection over streams as they were looked at."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'").fetchall()
+    for stream, planned in plans.items():
+        connection.register(stream, Rows(planned, span))
+    return connection
 
 
 def is_chosen(stream: str, chosen: Iterable[str]) -> bool:

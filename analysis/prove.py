@@ -1,0 +1,48 @@
+"""`analysis completeness` as a program: what it prints, and its exit code."""
+
+import json
+import sys
+from pathlib import Path
+
+import duckdb
+
+from analysis import completeness as checking
+from analysis import manifest as checksums
+from analysis.errors import NoTape
+from analysis.span import Span
+from analysis.tape import Tape
+from recorder.runtime.data_dir import DataDir
+from recorder.runtime.exit_codes import ExitCode
+
+
+def completeness(root: str, span: Span, *, least: float | None, as_json: bool, manifest: Path | None) -> int:
+    """Check a tape, print what was found, and write a manifest where one is asked for."""
+    try:
+        tape = Tape.at(root)
+        found = checking.check(tape, span)
+        if manifest is not None:
+            count = checksums.write(DataDir(root), manifest)
+            sys.stderr.write(f"{count:,} files in {manifest}; check them in {root}: sha256sum -c FILE\n")
+    except (OSError, duckdb.Error, NoTape) as exc:
+        return _not_checked(str(exc))
+    if as_json:
+        sys.stdout.write(json.dumps(checking.as_json(found, least)) + "\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in checking.as_lines(found, least))
+    return {True: ExitCode.DONE, False: ExitCode.FAILED, None: ExitCode.NOT_CHECKED}[found.verdict(least)]
+
+
+def verify(root: str, file: Path) -> int:
+    """Check the files that a manifest names."""
+    try:
+        wrong = checksums.verify(DataDir(root), file)
+    except (OSError, ValueError) as exc:
+        return _not_checked(str(exc))
+    sys.stdout.writelines(f"{line}\n" for line in wrong)
+    sys.stdout.write("all as it was\n" if not wrong else f"{len(wrong)} not as it was\n")
+    return ExitCode.FAILED if wrong else ExitCode.DONE
+
+
+def _not_checked(why: str) -> int:
+    sys.stderr.write(f"error: {' '.join(why.split())}\n")
+    return ExitCode.NOT_CHECKED

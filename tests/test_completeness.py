@@ -1,0 +1,236 @@
+"""What `analysis completeness` proves, names, and will not say."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from analysis.proof import Gap, Gaps, covered_us, recorded_spans, union
+from recorder.runtime.data_dir import DataDir
+from recorder.segments.layout import sealed_files
+from recorder.segments.schemas import Row
+from recorder.segments.tape import Tape
+from tests.fix_archive import archive, flip_a_bit
+from tests.segment_tools import NOON_US, batches, tape_in
+
+QUOTES, TRADES = "eth_option_quotes", "eth_option_trades"
+S = 1_000_000
+Answer = tuple[int, dict[str, Any]]
+
+
+def quote(at_s: float, change_id: int, prev: int | None, name: str = "A") -> Row:
+    at_us = NOON_US + round(at_s * S)
+    return (at_us, name, at_us, 1.0, 1.0, 2.0, 1.0, None, None, change_id, prev)
+
+
+def trade(at_s: float, seq: int) -> Row:
+    at_us = NOON_US + round(at_s * S)
+    return (at_us, "A", at_us, str(seq), seq, 0.1, 1.0, "buy", *[None] * 10, "live")
+
+
+def gap(
+    stream: str,
+    status: str,
+    from_s: float,
+    to_s: float | None,
+    first: int | None = None,
+    last: int | None = None,
+    *,
+    state_no: int = 0,
+    name: str | None = "A",
+) -> Row:
+    now_us = NOON_US + round(100 * S) + state_no
+    ended = None if to_s is None else NOON_US + round(to_s * S)
+    return (now_us, name, now_us, f"g{first}{from_s}", state_no, stream, "disconnect", status,
+            NOON_US + round(from_s * S), ended, first, last, None)  # fmt: skip
+
+
+def option(at_s: float, *, recorded: bool, name: str = "A") -> Row:
+    at_us = NOON_US + round(at_s * S)
+    return (at_us, name, at_us, *[None] * 12, "open", recorded)
+
+
+def write(tape: Tape, **rows: list[Row]) -> None:
+    """Write one segment a stream."""
+    assert tape.write_round(batches(**rows), now_us=NOON_US).failure is None
+    tape.seal_all()
+
+
+def completeness(root: Path, *arguments: str) -> Answer:
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis", "completeness", "--data-dir", str(root), "--json", *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, json.loads(done.stdout) if done.stdout.startswith("{") else {
+        "said": done.stdout + done.stderr
+    }
+
+
+@pytest.fixture
+def tape(data_dir: DataDir) -> Tape:
+    """Return a tape of three segments of quotes that are whole, ten seconds and three changes each."""
+    tape = tape_in(data_dir)
+    write(
+        tape, eth_option_instruments=[option(0, recorded=True)], eth_option_quotes=[quote(0, 1, None), quote(1, 2, 1)]
+    )
+    write(tape, eth_option_quotes=[quote(10, 3, 2), quote(11, 4, 3)])
+    write(tape, eth_option_quotes=[quote(20, 5, 4), quote(30, 6, 5)])
+    return tape
+
+
+def test_a_whole_tape_is_complete(tape: Tape, data_dir: DataDir) -> None:
+    """Exit 0; what has no numbers is said not to be provable."""
+    write(tape, eth_option_tickers=[(NOON_US, "A", NOON_US + S, *[None] * 22)])
+    code, found = completeness(data_dir.root, "--min-coverage", "0.98")
+
+    assert (code, found["complete"], found["untold"]) == (0, True, [])
+    assert found["streams"][QUOTES]["instruments"]["A"]["coverage"] == 1.0
+    assert (found["streams"][QUOTES]["provable"], found["streams"]["eth_option_tickers"]["provable"]) == (True, False)
+
+
+@pytest.mark.usefixtures("tape")
+def test_a_missing_segment_is_named(data_dir: DataDir) -> None:
+    """The one after it names it; in the archive it is as good as on the tape."""
+    archive(data_dir.root)
+    sealed_files(data_dir, QUOTES)[1].unlink()
+    assert completeness(data_dir.root)[0] == 0
+    for manifest in (data_dir.archive / "manifests" / QUOTES).rglob("*.json"):
+        manifest.unlink()
+    code, found = completeness(data_dir.root)
+
+    assert code == 1
+    assert len(found["missing_segments"]) == 1
+    assert [hole["instrument"] for hole in found["untold"]] == ["A"]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_break_in_a_book_is_told_or_named(tape: Tape, data_dir: DataDir, told: bool) -> None:
+    """A change that begins after the last one ended, and a snapshot out of nowhere."""
+    rows = {"data_gaps": [gap(QUOTES, "lost", 31, 39)]} if told else {}
+    write(tape, eth_option_quotes=[quote(40, 9, 8)], **rows)
+    code, found = completeness(data_dir.root)
+    assert (code, len(found["untold"])) == ((0, 0) if told else (1, 1))
+    assert [hole["cause"] for hole in found["streams"][QUOTES]["instruments"]["A"]["holes"]] == ["disconnect" * told]
+
+    write(tape, eth_option_quotes=[quote(50, 20, None)])
+    code, found = completeness(data_dir.root)
+    assert code == 1
+    assert found["untold"][-1]["from_us"] == NOON_US + 40 * S
+
+
+@pytest.mark.parametrize(
+    ("rows", "untold"),
+    [
+        ([], [(2, 4)]),
+        ([gap(TRADES, "void", 0, 9, 2, 4)], []),
+        ([gap(TRADES, "lost", 0, 9, 2, 3)], [(4, 4)]),
+        ([gap(TRADES, "open", 0, None, 2, 4)], []),
+        ([gap(TRADES, "open", 0, None, 2, 4), gap(TRADES, "healed", 0, 9, 2, 4, state_no=1)], [(2, 4)]),
+        ([gap(TRADES, "open", 0, None, name=None)], []),
+        ([gap(TRADES, "healed", 0, 9, name=None)], [(2, 4)]),
+        ([gap(QUOTES, "lost", 0, 9, 2, 4)], [(2, 4)]),
+    ],
+)
+def test_a_missing_trade_has_a_fate_or_is_named(
+    tape: Tape, data_dir: DataDir, rows: list[Row], untold: list[tuple[int, int]]
+) -> None:
+    """By its number; what was healed and is not there is missing; an open hole in time tells before numbers do."""
+    write(tape, eth_option_trades=[trade(1, 1), trade(5, 5), trade(5, 6)], **({"data_gaps": rows} if rows else {}))
+    code, found = completeness(data_dir.root)
+
+    assert [(hole["first"], hole["last"]) for hole in found["untold"]] == untold
+    assert code == (1 if untold else 0)
+
+
+def test_time_in_gap_rows_is_not_covered(tape: Tape, data_dir: DataDir) -> None:
+    """Of thirty seconds twelve were missed: told, and so complete; but less than was asked for."""
+    write(tape, data_gaps=[gap(QUOTES, "lost", 1, 10), gap(QUOTES, "lost", 9, 13, name=None)])
+    code, found = completeness(data_dir.root)
+    assert code == 0
+    assert found["streams"][QUOTES]["instruments"]["A"]["coverage"] == pytest.approx(0.6)
+    code, found = completeness(data_dir.root, "--min-coverage", "0.98")
+    assert (code, found["below_min_coverage"]) == (1, [[QUOTES, "A", pytest.approx(0.6)]])
+    after = "2025-11-22T12:00:15"
+    assert completeness(data_dir.root, "--min-coverage", "0.98", "--from", after)[0] == 0
+
+
+@pytest.mark.usefixtures("tape")
+def test_what_cannot_be_read_is_not_proven(data_dir: DataDir) -> None:
+    """A damaged segment: 1 where its rows are missed, for nothing tells; and no tape at all is 7."""
+    flip_a_bit(sealed_files(data_dir, QUOTES)[2])
+    code, found = completeness(data_dir.root)
+    assert code in (1, 7)
+    assert len(found["unreadable"]) == 1
+    assert completeness(data_dir.root / "nothing")[0] == 7
+
+
+@pytest.mark.usefixtures("tape")
+def test_a_manifest_is_checked_by_sha256sum_and_by_us(data_dir: DataDir, tmp_path: Path) -> None:
+    """Changed, removed, and a segment that was left out of the chain are each named, offline."""
+    archive(data_dir.root)
+    file = tmp_path / "manifest"
+    assert completeness(data_dir.root, "--manifest", str(file))[0] == 0
+    checked = subprocess.run(["sha256sum", "--quiet", "-c", file], cwd=data_dir.root, check=False)
+    assert checked.returncode == 0
+    assert completeness(data_dir.root, "--verify", str(file)) == (0, {"said": "all as it was\n"})
+    paths = sealed_files(data_dir, QUOTES)
+    flip_a_bit(paths[0])
+    paths[1].unlink()
+    chain = file.with_name("manifest.chain")
+    lines = chain.read_text().splitlines(keepends=True)
+    chain.write_text("".join(lines[:2] + lines[3:]))
+    code, found = completeness(data_dir.root, "--verify", str(file))
+
+    assert code == 1
+    said = found["said"].splitlines()
+    assert [line.rpartition(": ")[2] for line in said[:3]] == ["changed", "missing", "missing"]
+    assert completeness(data_dir.root, "--verify", str(tmp_path / "none"))[0] == 7
+
+
+# Decisions
+
+ranges = st.lists(
+    st.tuples(st.integers(0, 50), st.integers(1, 20)).map(lambda one: (one[0], one[0] + one[1])), max_size=8
+)
+
+
+@given(ranges, ranges)
+def test_covered_time_is_counted_once(spans: list[tuple[int, int]], missed: list[tuple[int, int]]) -> None:
+    """However ranges overlap: as if every moment were looked at."""
+    apart = union(spans)
+    moments = {at for a, b in apart for at in range(a, b)} - {at for a, b in missed for at in range(a, b)}
+    assert covered_us(apart, missed) == len(moments)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=10).map(sorted))
+def test_spans_of_recording(told: list[tuple[int, bool]]) -> None:
+    """From a yes to the next no, never backwards."""
+    spans = recorded_spans(told, 60)
+    assert all(a < b or (a, b) for a, b in spans)
+    assert spans == sorted(spans)
+
+
+fates = st.lists(
+    st.tuples(st.integers(1, 9), st.integers(0, 5), st.sampled_from(["open", "void", "lost", "healed"])), max_size=5
+)
+
+
+@given(fates, st.integers(1, 9), st.integers(0, 6))
+def test_each_missing_number_has_one_word(told: list[tuple[int, int, str]], first: int, length: int) -> None:
+    """The cuts cover the run once, and say of each number what its rows say."""
+    rows = [Gap(TRADES, "A", "crash", status, 0, 1, a, a + more) for a, more, status in told]
+    cuts = Gaps([], rows).numbers(TRADES, "A", first, first + length)
+    numbers = [number for (a, b), _ in cuts for number in range(a, b + 1)]
+    assert numbers == list(range(first, first + length + 1))
+    for (a, b), word in cuts:
+        for number in range(a, b + 1):
+            said = {status for begin, more, status in told if begin <= number <= begin + more}
+            best: Callable[[str], bool] = said.__contains__
+            expected = next((status for status in ("void", "lost", "healed", "open") if best(status)), None)
+            assert (word.status if word else None) == (None if expected == "healed" else expected)
