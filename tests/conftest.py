@@ -9,6 +9,8 @@ from recorder.runtime.data_dir import DataDir
 from recorder.runtime.settings import KNOWN_NAMES
 from tests.faults.table import FaultsTable
 
+FULL_TIMEOUT_S = 1800  # of a test at full size
+
 pytest_plugins = ["tests.fix_postgres", "tests.fix_programs", "tests.fix_s3"]
 
 
@@ -25,6 +27,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if (file := config.getoption("--faults-table")) is not None:
         worker = hasattr(config, "workerinput")  # of pytest-xdist
         config.pluginmanager.register(FaultsTable(Path(file), full=config.getoption("--full"), worker=worker))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--full"):
+        for item in items:
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(FULL_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
