@@ -121,7 +121,7 @@ def test_commit_replies_lost_again_and_again(
     tape(tmp_path, segments=6, rows=50)
     with Proxy(socket_of(server.url), Wire(commit_reply_lost(5))) as proxy:
         tally = load_once(tmp_path, through(proxy, server.url))
-        assert proxy.accepted == 6
+        assert proxy.accepted >= 6  # one for each loss, and those that load side by side
 
     assert exact(tmp_path, server.url)
     # Of what came through no answer was heard: it is found, and not counted as loaded by this run.
