@@ -1,4 +1,4 @@
-"""Writes docs/faults.md from a run of the tests: `pytest --full --faults-table docs/faults.md`.
+"""Writes docs/faults.md from a run of the tests: `pytest --full --faults-table=docs/faults.md`.
 
 A test says which fault it makes by `@pytest.mark.fault(4)` or `record_property("fault", "4")`, and in how many cases
 by `record_property("cases", n)`; what it shows is its docstring, and what else it tells by
@@ -88,7 +88,7 @@ class FaultsTable:
         lines = [
             "# What was done to it",
             "",
-            f"Written by a run of the tests ({size} sizes): `pytest --full --faults-table docs/faults.md`.",
+            f"Written by a run of the tests ({size} sizes): `pytest --full --faults-table=docs/faults.md`.",
             "A case is one fault made once: one kill, one prefix of the disk's calls, one flipped bit.",
             f"Tests of this run that failed: {', '.join(self._failed) or 'none'}.",
             "",
