@@ -164,11 +164,6 @@ class Connection:
                 cause, reason = "silence", exc
             except (OSError, TimeoutError, WebSocketException, RpcError, msgspec.DecodeError) as exc:
                 reason = exc
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # A socket that is closed in the same moment puts its own error in the place of the cancellation. Who
-                # went on would have a second session beside the one that is begun in its place.
-                raise asyncio.CancelledError
             if self._session is not None and self._session.refusal is not None:
                 reason = self._session.refusal
             was_connected = self.health.connected

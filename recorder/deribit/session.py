@@ -248,7 +248,7 @@ async def open_session(
     ) as socket:
         assert isinstance(socket, Socket)
         session = Session(socket, notify, reject, pacer or Pacer())
-        async with _ended_by_first() as tasks:
+        async with ended_by_first() as tasks:
             tasks.create_task(session.read())
             await session.start_heartbeat()
             tasks.create_task(session.watch())
@@ -256,8 +256,12 @@ async def open_session(
 
 
 @contextlib.asynccontextmanager
-async def _ended_by_first() -> AsyncIterator[asyncio.TaskGroup]:
-    """Be a task group whose children never end but by failing; raises the first failure bare."""
+async def ended_by_first() -> AsyncIterator[asyncio.TaskGroup]:
+    """Be a task group whose children never end but by failing; raises the first failure bare.
+
+    Where one fails in the moment in which the body is cancelled from outside, a TaskGroup raises the failure alone
+    (CPython 3.11), and the cancellation is lost: whoever was told to end would go on.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             yield group
@@ -265,6 +269,9 @@ async def _ended_by_first() -> AsyncIterator[asyncio.TaskGroup]:
     except* _Left:
         pass
     except* BaseException as failures:  # noqa: BLE001 - raised again, bare
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from None
         raise _first(failures) from None
 
 

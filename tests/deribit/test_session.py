@@ -271,3 +271,28 @@ def test_trouble_has_a_name_and_a_least_delay(reason: Exception, what: str, leas
     assert name == what
     assert detail
     assert trouble.least_delay_s(name) == least_s
+
+
+async def test_a_cancellation_is_not_lost_where_the_socket_fails_in_the_same_moment() -> None:
+    """Who is told to end in the moment in which its session is lost ends, and does not begin another one."""
+    lost = asyncio.Event()
+
+    async def fail() -> None:
+        await lost.wait()
+        raise ConnectionError("closed")
+
+    async def body() -> None:
+        async with session_module.ended_by_first() as tasks:
+            tasks.create_task(fail())
+            await asyncio.sleep(10)
+
+    for cancelled, expected in ((False, ConnectionError), (True, asyncio.CancelledError)):
+        lost.clear()
+        task = asyncio.create_task(body())
+        await asyncio.sleep(0.01)
+        lost.set()
+        await asyncio.sleep(0)  # it has failed, and nobody has heard of it yet
+        if cancelled:
+            task.cancel()
+        with pytest.raises(expected):
+            await task
