@@ -3,7 +3,6 @@
 import argparse
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from recorder.runtime import command_line, settings
@@ -42,8 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         help="prove what is there, and name what is not",
         description="Prove per instrument and stream that the tape is whole, or tell exactly what is missing.",
     )
-    complete.add_argument("--from", dest="start", type=moment, metavar="T", help="first received_at (UTC), included")
-    complete.add_argument("--to", dest="end", type=moment, metavar="T", help="last received_at (UTC), not included")
+    command_line.add_range(complete)
     complete.add_argument(
         "--min-coverage", type=share, metavar="SHARE",
         help="each instrument must be recorded for this share of its time, for example 0.98",
@@ -57,15 +55,6 @@ def _parser() -> argparse.ArgumentParser:
     settings.add_flags(complete, settings.CommonSettings)
     complete.set_defaults(command=_completeness)
     return parser
-
-
-def moment(text: str) -> datetime:
-    """Read a point in time: ISO 8601, UTC unless it says otherwise."""
-    try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: expected ISO 8601, for example 2026-11-01") from None
-    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
 
 
 def share(text: str) -> float:

@@ -57,6 +57,10 @@ FROM {GAPS_STREAM} ORDER BY gap_id, state_no
 """  # noqa: S608 - a constant
 
 
+# By instrument, when it was told whether it is recorded from then on; in the order of time.
+Told = dict[str, list[tuple[int, bool]]]
+
+
 @dataclass
 class Instrument:
     """One instrument in one stream."""
@@ -123,10 +127,10 @@ class Completeness:
         ]
 
     def verdict(self, least: float | None = None) -> bool | None:
-        """Return whether all is there or told; None if something could not be read."""
-        if self.untold or self.missing_segments or (least is not None and self.below(least)):
-            return False
-        return None if self.unreadable else True
+        """Return whether all is there or told; None if something cannot be read: its rows may be what is missing."""
+        if self.unreadable:
+            return None
+        return not (self.untold or self.missing_segments or (least is not None and self.below(least)))
 
 
 def check(tape: Tape, span: Span) -> Completeness:
@@ -146,8 +150,9 @@ def check(tape: Tape, span: Span) -> Completeness:
         recorded = _recorded(connection, plans)
         for stream, result in found.streams.items():
             if result.kind in ("quotes", "trades", "tickers"):
-                _check_rows(connection, stream, result, gaps)
-                _measure(stream, result, recorded.get(stream.removesuffix(f"_{result.kind}"), {}), gaps, span)
+                of_market = recorded.get(stream.removesuffix(f"_{result.kind}"), {})
+                _check_rows(connection, stream, result, gaps, of_market)
+                _measure(stream, result, of_market, gaps, span)
     return found
 
 
@@ -187,9 +192,9 @@ def _gaps(connection: duckdb.DuckDBPyConnection) -> Gaps:
     return Gaps([as_gap(row) for row in newest.values()], [as_gap(row) for row in rows])
 
 
-def _recorded(connection: duckdb.DuckDBPyConnection, plans: dict[str, Plan]) -> dict[str, dict[str, Any]]:
+def _recorded(connection: duckdb.DuckDBPyConnection, plans: dict[str, Plan]) -> dict[str, Told]:
     """Return by market and instrument when it was told to be recorded or not."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Told] = {}
     for stream in plans:
         if stream_kind(stream) == "instruments":
             told: dict[str, list[tuple[int, bool]]] = defaultdict(list)
@@ -199,7 +204,9 @@ def _recorded(connection: duckdb.DuckDBPyConnection, plans: dict[str, Plan]) -> 
     return found
 
 
-def _check_rows(connection: duckdb.DuckDBPyConnection, stream: str, result: Stream, gaps: Gaps) -> None:
+def _check_rows(
+    connection: duckdb.DuckDBPyConnection, stream: str, result: Stream, gaps: Gaps, recorded: Told
+) -> None:
     newest_us = 0
     for name, rows, last_us in connection.sql(_ROWS.format(stream=stream)).fetchall():
         result.instruments[name] = Instrument(rows)
@@ -207,16 +214,15 @@ def _check_rows(connection: duckdb.DuckDBPyConnection, stream: str, result: Stre
     result.proven_until = datetime.fromtimestamp(newest_us / 1e6, UTC) if newest_us else None
     holes: list[Hole] = []
     if result.kind == "quotes":
-        holes = judge_books(stream, connection.sql(_BREAKS.format(stream=stream)).fetchall(), gaps)
+        left = {name: [at_us for at_us, yes in told if not yes] for name, told in recorded.items()}
+        holes = judge_books(stream, connection.sql(_BREAKS.format(stream=stream)).fetchall(), gaps, left)
     elif result.kind == "trades":
         holes = judge_trades(stream, connection.sql(_JUMPS.format(stream=stream)).fetchall(), gaps)
     for hole in holes:
         result.instruments[hole.instrument].holes.append(hole)
 
 
-def _measure(
-    stream: str, result: Stream, recorded: dict[str, list[tuple[int, bool]]], gaps: Gaps, span: Span
-) -> None:
+def _measure(stream: str, result: Stream, recorded: Told, gaps: Gaps, span: Span) -> None:
     """Measure how much of the time in which an instrument was to be recorded lies outside of gap rows."""
     if result.kind == "trades" or result.proven_until is None:
         return  # healed trades are there though a gap was
@@ -284,12 +290,18 @@ def as_lines(found: Completeness, least: float | None) -> Iterator[str]:
         yield from (
             f"below {least:.2%}: {name} {instrument}: {share:.2%}" for name, instrument, share in found.below(least)
         )
-    yield {
-        True: "complete, or told by gap rows",
-        False: "NOT complete: something is missing that nothing tells" if found.untold or found.missing_segments
-        else f"NOT complete: less than {least:.2%} of the time is covered",
-        None: "could not be checked: something cannot be read",
-    }[found.verdict(least)]  # fmt: skip
+    yield _answer(found, least)
+
+
+def _answer(found: Completeness, least: float | None) -> str:
+    verdict = found.verdict(least)
+    if verdict is None:
+        return "could not be checked: something cannot be read"
+    if verdict:
+        return "complete, or told by gap rows"
+    if found.untold or found.missing_segments:
+        return "NOT complete: something is missing that nothing tells"
+    return f"NOT complete: less than {least:.2%} of the time is covered"
 
 
 def _hole(hole: Hole) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 Range = tuple[int, int]  # first and last; of times in µs since 1970, or of numbers
 FOREVER = 2**62
+# That an instrument is left is told before its channels are: rows may come for so long.
+_LATE_US = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,21 @@ class Gaps:
 _FATES = ("void", "lost", "healed", "open")
 
 
-def judge_books(stream: str, breaks: Iterable[tuple[str, int, int]], gaps: Gaps) -> list[Hole]:
+def judge_books(
+    stream: str, breaks: Iterable[tuple[str, int, int]], gaps: Gaps, left: Mapping[str, Sequence[int]]
+) -> list[Hole]:
     """Say of each break in a book's chain which gap row tells it.
 
     Args:
         stream: of quotes.
         breaks: instrument, and when the rows before and after it were received.
         gaps: what is told.
+        left: when an instrument was told not to be recorded any more. Until it is again there is no hole.
     """
     holes = []
     for instrument, from_us, to_us in breaks:
+        if any(from_us - _LATE_US <= at_us <= to_us for at_us in left.get(instrument, ())):
+            continue
         gap = gaps.at(stream, instrument, from_us, to_us)
         holes.append(
             Hole(stream, instrument, from_us, to_us, cause=gap.cause if gap else "", status=gap.status if gap else "")

@@ -47,10 +47,10 @@ class Span:
         if stream_kind(stream) in _NEVER_CUT or not paths:
             return list(paths)
         named = [(path, SegmentName.parse(path.name)) for path in paths]
+        of_run = sorted((name.recorder, name.start_us, path, name) for path, name in named if name is not None)
         following: dict[Path, SegmentName] = {}
-        of_run = sorted((one for one in named if one[1]), key=lambda one: (one[1].recorder, one[1].start_us))  # type: ignore[union-attr]
-        for (path, name), (_, after) in pairwise(of_run):
-            if name and after and (after.recorder, after.seq) == (name.recorder, name.seq + 1):
+        for (*_, path, name), (*_, after) in pairwise(of_run):
+            if (after.recorder, after.seq) == (name.recorder, name.seq + 1):
                 following[path] = after
         return [path for path, name in named if name is None or self._may_hold(stream, name, following.get(path))]
 

@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from loader.errors import WrongRange
@@ -30,17 +30,6 @@ this tape; 6 segments were refused, or the archive is damaged; 7 could not be ch
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     return command_line.run(_parser(), argv)
-
-
-def moment(text: str) -> datetime:
-    """Read a point in time: ISO 8601, UTC unless it says otherwise, a date alone is its midnight."""
-    try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no time: expected ISO 8601, for example 2026-11-01 or 2026-11-01T08:00:00Z"
-        ) from None
-    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -76,8 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     load = _command(commands, "load", "follow the tape, and load each segment that is sealed", _load)
     load.add_argument("--once", action="store_true", help="load what is there and end")
     replay = _command(commands, "replay", "load the segments of a time range that the database lacks", _replay)
-    replay.add_argument("--from", dest="start", type=moment, metavar="T", help="first received_at (UTC), included")
-    replay.add_argument("--to", dest="end", type=moment, metavar="T", help="last received_at (UTC), not included")
+    command_line.add_range(replay)
     replay.add_argument(
         "--streams", metavar="S,…", type=_names, default=(), help="streams or kinds (trades); default: all"
     )

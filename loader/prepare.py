@@ -173,18 +173,25 @@ def prepare(files: Sequence[Numbered], wanted: Wanted | None = None) -> Prepared
     return Prepared(group, tuple(aside), alone)
 
 
-def _read(file: Numbered, wanted: Wanted) -> tuple[Segment, pa.Table] | Aside:
-    candidate = file.candidate
+def read_good(candidate: Candidate) -> tuple[Identity, Checked] | Refused | Gone:
+    """Read, check, and judge one file. Never raises on what it holds."""
     try:
         checked = read_segment(candidate.path)
+        return judge(checked, candidate.stream), checked
     except FileNotFoundError:
         return Gone(candidate)
     except OSError as exc:
         return Refused(candidate, f"cannot be read: {exc.strerror or exc}", None, again=True)
-    try:
-        identity = judge(checked, candidate.stream)
     except SegmentRefused as exc:
         return Refused(candidate, exc.what, exc.segment_id)
+
+
+def _read(file: Numbered, wanted: Wanted) -> tuple[Segment, pa.Table] | Aside:
+    candidate = file.candidate
+    good = read_good(candidate)
+    if not isinstance(good, tuple):
+        return good
+    identity, checked = good
     table = of_instruments(checked.table, wanted.instruments)
     try:
         segment = Segment(

@@ -7,7 +7,6 @@ import psycopg
 import pytest
 
 from loader.audit import Finding, Verdict, equal
-from loader.cli import moment
 from loader.errors import DatabaseAway, DatabaseUnfit, MigrationConflict
 from loader.postgres.capabilities import Facts, choose
 from loader.postgres.database import explain, show
@@ -15,6 +14,7 @@ from loader.postgres.migrate import Migration, pending, read_migrations
 from loader.postgres.tables import Column, can_be_table, columns, conflicts, market_of
 from loader.replay import may_overlap
 from loader.report import as_text
+from recorder.runtime.command_line import moment
 from recorder.runtime.errors import SettingsError
 from recorder.segments.schemas import SCHEMAS
 

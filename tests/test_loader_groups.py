@@ -3,8 +3,10 @@
 import contextlib
 import random
 import subprocess
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pyarrow as pa
@@ -13,6 +15,7 @@ from hypothesis import given
 
 from loader import prepare
 from loader.inbox import Candidate
+from loader.postgres import ledger
 from loader.prepare import GROUP_BYTES, GROUP_SEGMENTS, Numbered, by_instrument, in_groups, of_instruments
 from loader.sender import Target
 from tests.fix_postgres import START_US, Process, load_once, query, quotes, record, run_loader, same_rows
@@ -132,24 +135,42 @@ def test_one_bad_segment_does_not_hold_up_its_group(tmp_path: Path, database: st
     assert query(database, f"SELECT count(*) FROM {QUOTES}") == [(360,)]
 
 
-def test_groups_that_overlap_with_another_loaders_are_taken_apart(tmp_path: Path, database: str) -> None:
-    """A part of a group is there already: the rest is loaded, nothing twice."""
+def test_groups_that_overlap_with_another_loaders_are_taken_apart(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another loader brings a part of a group after the ledger was asked: the rest is loaded, nothing twice."""
     paths = backlog(tmp_path, 12)
-    aside = tmp_path.with_name("aside")
-    aside.mkdir()
-    for path in paths[::2]:
-        path.rename(aside / path.name)
-    load_once(tmp_path, database)
-    for path in paths[::2]:
-        (aside / path.name).rename(path)
-    # It is asked for before the group is made; hide it, as if another loader had loaded it in between.
-    copies = [path.with_name(path.name.replace("-test-", "-copy-")) for path in paths[1::2]]
-    for path, copy in zip(paths[1::2], copies, strict=True):
-        copy.write_bytes(path.read_bytes())
+    asked = ledger.known_ids
+    raced: list[int] = []
+
+    def other_loader_comes(connection: Any, ids: Sequence[str]) -> set[str]:
+        known = asked(connection, ids)
+        if not raced:
+            raced.append(len(ids))
+            aside = tmp_path.with_name("other")
+            for path in paths[::2]:
+                (aside / path.relative_to(tmp_path)).parent.mkdir(parents=True, exist_ok=True)
+                (aside / path.relative_to(tmp_path)).write_bytes(path.read_bytes())
+            assert load_once(aside, database).segments == 6
+        return known
+
+    monkeypatch.setattr(ledger, "known_ids", other_loader_comes)
     tally = load_once(tmp_path, database)
 
-    assert tally.segments == 6
+    assert raced == [12]
+    assert (tally.segments, tally.skipped) == (6, 6)
     assert query(database, f"SELECT count(*), count(DISTINCT segment) FROM {QUOTES}") == [(480, 12)]
+    assert same_rows(tmp_path, database, QUOTES)
+
+
+def test_two_copies_in_one_group_count_once(tmp_path: Path, database: str) -> None:
+    """The same segment under two names, neither loaded before."""
+    for path in backlog(tmp_path, 5)[::2]:
+        path.with_name(path.name.replace("-test-", "-copy-")).write_bytes(path.read_bytes())
+    tally = load_once(tmp_path, database)
+
+    assert (tally.segments, tally.skipped, tally.refused) == (5, 3, {})
+    assert query(database, f"SELECT count(*) FROM {QUOTES}") == [(200,)]
 
 
 @pytest.mark.timeout(900)

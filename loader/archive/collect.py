@@ -9,13 +9,12 @@ import pyarrow as pa
 
 from loader.errors import SegmentRefused
 from loader.inbox import Candidate, stream_folders
-from loader.prepare import Gone, Refused, first_and_last, judge
+from loader.prepare import Gone, Refused, first_and_last, read_good
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.check import Checked
 from recorder.segments.encode import Identity
 from recorder.segments.layout import SEALED_SUFFIX
 from recorder.segments.manifest import ArchivedSegment
-from recorder.segments.reader import read_segment
 from recorder.segments.schemas import SCHEMAS, stream_kind
 
 
@@ -79,15 +78,11 @@ def candidates(data_dir: DataDir, stream: str, folder: str) -> list[Candidate]:
 
 def read(candidate: Candidate) -> Piece | Refused | Gone:
     """Read and check one segment. Never raises on what the file holds."""
+    good = read_good(candidate)
+    if not isinstance(good, tuple):
+        return good
     try:
-        checked = read_segment(candidate.path)
-    except FileNotFoundError:
-        return Gone(candidate)
-    except OSError as exc:
-        return Refused(candidate, f"cannot be read: {exc.strerror or exc}", None, again=True)
-    try:
-        identity = judge(checked, candidate.stream)
-        return _piece(candidate, identity, checked)
+        return _piece(candidate, *good)
     except SegmentRefused as exc:
         return Refused(candidate, exc.what, exc.segment_id)
 

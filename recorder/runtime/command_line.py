@@ -4,6 +4,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import NoReturn
 
 from recorder.runtime.errors import SettingsError, TicktapeError
@@ -32,6 +33,23 @@ def new_parser(program: str, description: str, epilog: str) -> Parser:
     text = f"ticktape {version()} (Python {platform.python_version()})"
     parser.add_argument("--version", action="version", version=text)
     return parser
+
+
+def moment(text: str) -> datetime:
+    """Read a point in time: ISO 8601, UTC unless it says otherwise, a date alone is its midnight."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time: expected ISO 8601, for example 2026-11-01 or 2026-11-01T08:00:00Z"
+        ) from None
+    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+
+
+def add_range(parser: argparse.ArgumentParser) -> None:
+    """Add `--from` and `--to`: a half-open range of `received_at`, as `start` and `end`; None where not given."""
+    parser.add_argument("--from", dest="start", type=moment, metavar="T", help="first received_at (UTC), included")
+    parser.add_argument("--to", dest="end", type=moment, metavar="T", help="last received_at (UTC), not included")
 
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:

@@ -2,9 +2,10 @@
 
 Each seal reads a segment back, and each stall of the disk fills buffers; both leave memory free that allocators keep
 for later: Arrow's, Python's, and the C library's. In pieces, and by thread, it is not found again, so the process
-grows though it holds no more than before. Measured with a whole chain over twenty minutes: with mimalloc, Arrow's
-default, the process wandered between 104 and 122 MB; with jemalloc, which gives back by itself what is free for a
-second, it stayed within 98 and 99.
+grows though it holds no more than before. Measured with a whole chain, three recorders side by side, from the 6th
+to the 16th minute: with mimalloc, Arrow's default, the process wandered between 104 and 122 MB; with jemalloc, which
+gives back by itself what is free for a second, it stayed within 98 and 99. Either jumps by some megabytes where the
+disk stalls.
 """
 
 import contextlib
