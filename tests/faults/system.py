@@ -117,7 +117,8 @@ def killed_at(number: int, *, after: bool) -> Plan:
         if call.number != number:
             return do()
         if after:
-            do()
+            with contextlib.suppress(OSError):  # a file that was not there to be removed: the call was made
+                do()
         elif call.name == "write":
             write_half(call)
         os.kill(os.getpid(), signal.SIGKILL)
