@@ -79,7 +79,7 @@ bench: $(STAMP) ## Benchmarks, as JSON on stdout
 	@$(PY) -m tests.bench $(ARGS)
 
 lock: $(STAMP) ## Renew requirements.lock from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements.lock
+	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements.lock
 
 clean: ## Remove what make install and the tests made; never data/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

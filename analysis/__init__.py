@@ -22,13 +22,15 @@ def open(  # noqa: A001 - `analysis.open(…)` is what it does
     end: "datetime | str | None" = None,
     streams: Collection[str] = (),
     archive: "str | Path | None" = None,
+    verify: bool = False,
 ) -> "DuckDBPyConnection":
     """Return a DuckDB connection in which every stream of the tape is a table, as of this moment.
 
-    Columns are those of docs/format.md; `gaps` has one row a gap in its newest state, `options` one an option. Rows
-    are in the tables as soon as their flush has returned, and stay there while their segment is sealed, archived, and
-    pruned. `refresh` moves the tables to now. A file that is no segment of its stream, or of a newer format version,
-    is left out and named by a warning of the logger `analysis`.
+    Columns are those of docs/format.md. `quotes`, `trades`, `tickers`, and `instruments` are the streams of all
+    markets on the tape; `gaps` has one row a gap in its newest state, `options` one an option; and every ready query
+    (`python -m analysis sql --list`) is a view. Rows are in the tables as soon as their flush has returned, and stay
+    there while their segment is sealed, archived, and pruned. `refresh` moves the tables to now. A file that is no
+    segment of its stream, or of a newer format version, is left out and named by a warning of the logger `analysis`.
 
     Args:
         data_dir: the tape; or `s3://bucket/prefix`, an archive by itself.
@@ -36,18 +38,21 @@ def open(  # noqa: A001 - `analysis.open(…)` is what it does
         end: the first one that is not wanted any more. Files outside of the range are not opened.
         streams: names (`eth_option_trades`) or kinds (`trades`); empty for all.
         archive: a folder or `s3://bucket/prefix`; None for the one in `data_dir`.
+        verify: check every file to its last byte before its rows count. Live ones are always checked, sealed and
+            archived ones else believed. Only the good rows of a damaged segment count, and none of a damaged part of
+            the archive; both are named by a warning.
 
     Raises:
         NoTape: there is no such directory, or the archive cannot be reached.
     """
-    from analysis.tape import open_tape  # noqa: PLC0415 - duckdb and pyarrow are slow to import
+    from analysis.tables import open_tape  # noqa: PLC0415 - duckdb and pyarrow are slow to import
 
-    return open_tape(data_dir, _span(start, end), streams, archive)
+    return open_tape(data_dir, _span(start, end), streams, archive, verify=verify)
 
 
 def refresh(connection: "DuckDBPyConnection") -> None:
     """Move the tables of a connection made by `open` to this moment."""
-    from analysis.tape import refresh_tape  # noqa: PLC0415 - as above
+    from analysis.tables import refresh_tape  # noqa: PLC0415 - as above
 
     refresh_tape(connection)
 
@@ -59,21 +64,16 @@ def scan(
     start: "datetime | str | None" = None,
     end: "datetime | str | None" = None,
     archive: "str | Path | None" = None,
+    verify: bool = False,
 ) -> "pl.LazyFrame":
     """Return a stream as a polars LazyFrame, as of this moment; arguments and rows are those of `open`.
 
     Raises:
         NoTape: as `open`, or there is no such stream.
     """
-    import polars as pl  # noqa: PLC0415 - as above
+    from analysis.lazy import scan_tape  # noqa: PLC0415 - as above
 
-    from analysis.errors import NoTape  # noqa: PLC0415
-    from analysis.tape import Rows, Tape, plan  # noqa: PLC0415
-
-    tape = Tape.at(data_dir, archive)
-    if stream not in tape.streams():
-        raise NoTape(f"the tape has no stream {stream}", remedy=f"it has {', '.join(tape.streams()) or 'none'}")
-    return pl.scan_pyarrow_dataset(Rows(plan(tape, stream), _span(start, end)))
+    return scan_tape(stream, data_dir, _span(start, end), archive, verify=verify)
 
 
 def _span(start: "datetime | str | None", end: "datetime | str | None") -> "Span":

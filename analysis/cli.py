@@ -5,13 +5,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.errors import BadQuery
 from recorder.runtime import command_line, settings
 from recorder.runtime.exit_codes import ExitCode
 
 EXAMPLES = """examples:
   python -m analysis sql "SELECT instrument, count(*) FROM eth_option_quotes GROUP BY ALL"
   python -m analysis sql "SELECT * FROM gaps WHERE status = 'open'" --json
-  python -m analysis sql "SHOW TABLES"
+  python -m analysis sql --list
+  python -m analysis sql bars --from 2026-11-01T12:00 --to 2026-11-01T13:00 --parquet bars.parquet
+  python -m analysis sql "FROM smile WHERE open_interest > 100" --watch 2
   python -m analysis completeness --from 2026-11-01T12:00 --to 2026-11-01T13:00 --min-coverage 0.98
 
 exit codes of completeness: 0 complete, or told by gap rows; 1 something is missing that nothing tells;
@@ -28,12 +31,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_line.new_parser("analysis", "Open the tape as tables.", EXAMPLES)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     sql = commands.add_parser(
-        "sql", help="run one statement", description="Run one SQL statement over the tape, live rows included."
+        "sql",
+        help="run a statement",
+        description="Run a SQL statement, or a ready query, over the tape, live rows included.",
     )
-    sql.add_argument("statement", metavar="STATEMENT")
+    sql.add_argument("statement", nargs="?", metavar="STATEMENT", help="SQL, or the name of a ready query")
+    sql.add_argument("--file", type=Path, metavar="FILE", help="read the statement from a file; - for stdin")
+    sql.add_argument("--list", action="store_true", help="list the ready queries")
     form = sql.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="a list of objects")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="comma-separated, with a header")
+    form.add_argument("--parquet", type=Path, metavar="FILE", help="write the answer to a Parquet file")
+    sql.add_argument("--watch", type=seconds, metavar="SECONDS", help="ask again and again, until Ctrl-C")
+    command_line.add_range(sql)
+    _add_archive(sql)
     settings.add_flags(sql, settings.CommonSettings)
     sql.set_defaults(command=_sql, form="table")
     complete = commands.add_parser(
@@ -68,12 +79,49 @@ def share(text: str) -> float:
     return found
 
 
+def seconds(text: str) -> float:
+    """Read a number of seconds above 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: expected seconds, for example 2")
+    return found
+
+
+def _add_archive(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--archive", metavar="PLACE", help="a folder, or s3://bucket/prefix (default: the archive in DATA_DIR)"
+    )
+
+
 def _sql(args: argparse.Namespace) -> int:
     loaded = settings.load(settings.CommonSettings, vars(args), os.environ)
-    from analysis.sql import sql  # noqa: PLC0415 - heavy
+    _refuse_what_does_not_go_together(args)
+    from analysis import sql  # noqa: PLC0415 - heavy
+    from analysis.span import Span  # noqa: PLC0415
 
-    sql(loaded.data_dir, args.statement, args.form)
+    if args.list:
+        sql.list_queries()
+        return ExitCode.DONE
+    statement = sql.statement_of(args.statement, args.file)
+    ask = sql.local(loaded.data_dir, Span(args.start, args.end), args.archive, statement)
+    if args.parquet:
+        sql.write_parquet(ask, args.parquet)
+    elif args.watch:
+        sql.watch(ask, args.form, args.watch)
+    else:
+        sql.answer(ask, args.form)
     return ExitCode.DONE
+
+
+def _refuse_what_does_not_go_together(args: argparse.Namespace) -> None:
+    given = [args.statement is not None, args.file is not None, args.list]
+    if sum(given) != 1:
+        raise BadQuery("expected a statement, --file FILE, or --list: one of them", remedy="see sql --help")
+    if args.watch and args.parquet:
+        raise BadQuery("--watch prints what --parquet would overwrite", remedy="leave one of them out")
 
 
 def _completeness(args: argparse.Namespace) -> int:

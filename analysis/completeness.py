@@ -25,7 +25,8 @@ from analysis.proof import (
     within,
 )
 from analysis.span import Span
-from analysis.tape import Plan, Tape, connection_over, plan
+from analysis.tables import connection_over
+from analysis.tape import Plan, Tape, plan
 from recorder.segments.archived import Damaged
 from recorder.segments.reader import read_identity, read_segment
 from recorder.segments.schemas import GAPS_STREAM, stream_kind

@@ -2,7 +2,7 @@
 
 TicktapeError
 ├── NoTape     exit 2   DATA_DIR is no directory
-└── BadQuery   exit 2   DuckDB refused the statement
+└── BadQuery   exit 2   there is no statement, or it was refused
 """
 
 from recorder.runtime.errors import TicktapeError

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import Any, NamedTuple
 
 from recorder.segments.layout import SegmentName, us_to_datetime
 from recorder.segments.manifest import Manifest
@@ -18,6 +16,18 @@ _NEVER_CUT = frozenset({"instruments", "gaps"})
 _DAY = timedelta(days=1)
 
 
+class Bound(NamedTuple):
+    """What a row must fulfil: a time of it, and from when or until when."""
+
+    column: str
+    sign: str  # `>=` or `<`
+    moment: datetime  # UTC
+
+    def holds(self, column: Any) -> Any:
+        """Return the condition in the terms of whoever the column is of: Arrow, DuckDB, polars, or Spark."""
+        return column >= self.moment if self.sign == ">=" else column < self.moment
+
+
 @dataclass(frozen=True)
 class Span:
     """[start, end) of `received_at`; of trades, which may have come later, of `timestamp`. None: open."""
@@ -25,19 +35,14 @@ class Span:
     start: datetime | None = None
     end: datetime | None = None
 
-    def rows(self, stream: str) -> "pc.Expression | None":
-        """Return what rows of a stream must fulfil; None if all are wanted."""
+    def bounds(self, stream: str) -> list[Bound]:
+        """Return what rows of a stream must fulfil; nothing if all are wanted."""
         kind = stream_kind(stream)
         if kind in _NEVER_CUT:
-            return None
-        column = pc.field("timestamp" if kind == "trades" else "received_at")
-        found = None
-        if self.start is not None:
-            found = column >= pa.scalar(self.start, pa.timestamp("us", tz="UTC"))
-        if self.end is not None:
-            before = column < pa.scalar(self.end, pa.timestamp("us", tz="UTC"))
-            found = before if found is None else found & before
-        return found
+            return []
+        column = "timestamp" if kind == "trades" else "received_at"
+        given = ((">=", self.start), ("<", self.end))
+        return [Bound(column, sign, moment.astimezone(UTC)) for sign, moment in given if moment is not None]
 
     def files(self, stream: str, paths: Sequence[Path]) -> list[Path]:
         """Return those sealed files that can have rows of the range, in their order; names not ours are kept.

@@ -114,7 +114,7 @@ def test_streams_are_chosen_by_name_or_kind(tape: Path) -> None:
     """What tells of gaps and options is always there."""
     with analysis.open(tape, streams=["trades"]) as con:
         tables = {row[0] for row in con.sql("SHOW TABLES").fetchall()}
-    assert tables == {TRADES, OPTIONS, "data_gaps", "gaps", "options"}
+    assert tables == {TRADES, "trades", OPTIONS, "instruments", "data_gaps", "gaps", "options", "trade_flow"}
 
 
 def test_options_join_by_their_instrument(tape: Path) -> None:

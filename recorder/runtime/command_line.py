@@ -65,6 +65,8 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     except TicktapeError as exc:
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201
         return exc.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.SECOND_SIGNAL  # of a command that has nothing to end cleanly
     except BrokenPipeError:
         # Whoever read our output went away (`| head`): nothing is wrong, and nothing more can be said.
         sys.stdout = None

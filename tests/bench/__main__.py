@@ -4,9 +4,15 @@ import argparse
 import json
 import sys
 
-from tests.bench import backlog, load, receive, write
+from tests.bench import backlog, load, query, receive, write
 
-BENCHMARKS = {"receive": receive.run, "write": write.run, "load": load.run, "backlog": backlog.run}
+BENCHMARKS = {
+    "receive": receive.run,
+    "write": write.run,
+    "load": load.run,
+    "backlog": backlog.run,
+    "query": query.run,
+}
 
 
 def main() -> int:

@@ -1,0 +1,150 @@
+"""The tape as tables of a DuckDB connection: one a stream, one a kind of stream, and the ready queries as views."""
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow import fs
+
+from analysis.errors import NoTape
+from analysis.queries import ready_queries
+from analysis.rows import Rows, log
+from analysis.span import Span
+from analysis.tape import Plan, Tape, plan
+from recorder.segments.archived import Archived, Damaged
+from recorder.segments.manifest import Manifest
+from recorder.segments.schemas import GAPS_STREAM, SCHEMAS, stream_kind
+
+# Spark's names for what DuckDB calls otherwise: the ready queries are for both.
+_MACROS = """
+CREATE OR REPLACE MACRO unix_micros(moment) AS epoch_us(moment);
+CREATE OR REPLACE MACRO percentile(numbers, share) AS quantile_cont(numbers, share);
+"""
+
+
+def open_tape(
+    place: str | Path,
+    span: Span,
+    chosen: Collection[str] = (),
+    archive: str | Path | None = None,
+    *,
+    verify: bool = False,
+) -> duckdb.DuckDBPyConnection:
+    """See `analysis.open`."""
+    Tape.at(place, archive)
+    connection = _connect()
+    asked: dict[str, Any] = {
+        "place": str(place), "archive": None if archive is None else str(archive), "chosen": sorted(chosen),
+        "start": span.start and span.start.isoformat(), "end": span.end and span.end.isoformat(), "verify": verify,
+    }  # fmt: skip
+    connection.execute("SET VARIABLE tape = $asked", {"asked": asked}).fetchall()
+    refresh_tape(connection)
+    return connection
+
+
+def refresh_tape(connection: duckdb.DuckDBPyConnection) -> None:
+    """See `analysis.refresh`."""
+    ((asked,),) = connection.execute("SELECT getvariable('tape')").fetchall()
+    if asked is None:
+        raise NoTape("this connection was not made by analysis.open")
+    tape = Tape.at(asked["place"], asked["archive"])
+    span = Span(*(asked[name] and datetime.fromisoformat(asked[name]) for name in ("start", "end")))
+    chosen = {stream: plan(tape, stream) for stream in tape.streams() if is_chosen(stream, asked["chosen"])}
+    _make_streams(connection, chosen, span, verify=asked["verify"])
+    _make_kinds(connection, chosen, asked["chosen"])
+    connection.execute(_MACROS).fetchall()
+    for query in ready_queries():
+        try:
+            connection.execute(f"CREATE OR REPLACE VIEW {query.name} AS {query.statement}").fetchall()
+        except duckdb.CatalogException:
+            if not asked["chosen"]:
+                raise
+            # It is about a stream that was not chosen.
+
+
+def connection_over(plans: Mapping[str, Plan], span: Span) -> duckdb.DuckDBPyConnection:
+    """Return a DuckDB connection over streams as they were looked at."""
+    connection = _connect()
+    _make_streams(connection, plans, span, verify=False)
+    return connection
+
+
+def is_chosen(stream: str, chosen: Iterable[str]) -> bool:
+    """Whether a stream is one of those named, by name (`eth_option_trades`) or kind (`trades`); none named means all.
+
+    What tells of options and of gaps is always there.
+    """
+    names = set(chosen)
+    kind = stream_kind(stream)
+    return not names or stream in names or kind in names or kind in ("instruments", "gaps")
+
+
+def archived_rows(archive: Archived, manifests: Iterable[Manifest], stream: str) -> ds.Dataset:
+    """Return parts of an archive as a dataset; the segment is no column of it."""
+    return ds.dataset(
+        [archive.part(manifest) for manifest in manifests],
+        format="parquet", schema=SCHEMAS[stream_kind(stream) or ""], filesystem=archive.filesystem,
+    )  # fmt: skip
+
+
+def wanted_parts(planned: Plan, span: Span, *, verify: bool) -> list[Manifest]:
+    """Return the parts of the archive that can have rows of a range; a damaged one is named, if it is looked for."""
+    found = []
+    for manifest in planned.manifests:
+        if not span.part(manifest) or planned.archive is None:
+            continue
+        if verify and isinstance(wrong := planned.archive.rows(manifest), Damaged):
+            log.warning("left out %s: %s", wrong.path, wrong.why)
+            continue
+        found.append(manifest)
+    return found
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'").fetchall()
+    return connection
+
+
+def _make_streams(
+    connection: duckdb.DuckDBPyConnection, plans: Mapping[str, Plan], span: Span, *, verify: bool
+) -> None:
+    for stream, planned in plans.items():
+        rows = connection.from_arrow(Rows(planned, span, verify=verify))
+        if parts := wanted_parts(planned, span, verify=verify):
+            rows = rows.union(_archived(connection, planned, parts, span))
+        rows.create_view(stream, replace=True)
+
+
+def _archived(
+    connection: duckdb.DuckDBPyConnection, planned: Plan, parts: list[Manifest], span: Span
+) -> duckdb.DuckDBPyRelation:
+    """Return rows of an archive: of a folder as DuckDB itself reads Parquet, which is the fastest way."""
+    archive = planned.archive
+    assert archive is not None
+    if isinstance(archive.filesystem, fs.LocalFileSystem):
+        rows = connection.read_parquet([archive.part(part) for part in parts], hive_partitioning=False)
+    else:  # DuckDB would have to download an extension
+        rows = connection.from_arrow(archived_rows(archive, parts, planned.stream))
+    for bound in span.bounds(planned.stream):
+        rows = rows.filter(bound.holds(duckdb.ColumnExpression(bound.column)))
+    columns = ", ".join(f'"{field.name}"' for field in SCHEMAS[stream_kind(planned.stream) or ""])
+    return rows.project(columns)
+
+
+def _make_kinds(connection: duckdb.DuckDBPyConnection, found: Collection[str], chosen: Collection[str]) -> None:
+    """Make `quotes` of the quotes of all markets, and so on; of what the tape has nothing of, an empty one."""
+    for kind, schema in SCHEMAS.items():
+        name = GAPS_STREAM if kind == "gaps" else kind
+        of_kind = sorted(stream for stream in found if stream_kind(stream) == kind)
+        if of_kind == [GAPS_STREAM]:
+            continue
+        if of_kind:
+            rows = " UNION ALL ".join(f'SELECT * FROM "{stream}"' for stream in of_kind)  # noqa: S608 - names of ours
+            connection.execute(f"CREATE OR REPLACE VIEW {name} AS {rows}").fetchall()
+        elif is_chosen(name, chosen) or kind in chosen or kind in ("instruments", "gaps"):
+            connection.from_arrow(pa.Table.from_batches([], schema=schema)).create_view(name, replace=True)

@@ -1,0 +1,150 @@
+"""A day of 50 million quotes, asked three questions: from sealed segments, from the archive, and by DuckDB alone.
+
+The reference is plain DuckDB over the same rows in Parquet, which are the archive's own files. Each question is asked
+several times in turn of all three; a row has the best time of each, in seconds, and the ratios of those.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+import analysis
+from recorder.runtime.data_dir import DataDir
+from recorder.segments.encode import Identity, encode_segment
+from recorder.segments.layout import SegmentName, sealed_path, us_to_datetime
+from recorder.segments.schemas import SCHEMAS
+
+STREAM = "eth_option_quotes"
+INSTRUMENTS = 800
+SEGMENTS = 1_440  # of a minute each: a day
+FLUSHES = 60
+ROWS = 50_000_000
+ROUNDS = 3
+DAY_US = 1_793_491_200_000_000  # 2026-11-01, UTC
+MINUTE_US = 60_000_000
+GOALS = {"archive": 1.2, "segments": 8.0}  # times the reference
+NAMES = [f"ETH-27NOV26-{1000 + 5 * number}-C" for number in range(INSTRUMENTS)]
+QUESTIONS = {
+    "count": "SELECT count(*) FROM {quotes}",
+    "last_price": """
+        SELECT instrument, max(received_at) AS at, max_by(bid_price, received_at) AS bid
+        FROM {quotes} GROUP BY instrument ORDER BY instrument
+    """,
+    "bars": f"""
+        SELECT date_trunc('minute', "timestamp") AS minute, min_by(bid_price, "timestamp") AS open,
+            max(bid_price) AS high, min(bid_price) AS low, max_by(bid_price, "timestamp") AS close, count(*) AS quotes
+        FROM {{quotes}} WHERE instrument = '{NAMES[7]}' GROUP BY minute ORDER BY minute
+    """,
+}  # fmt: skip
+
+
+def run(share: float) -> dict[str, Any]:
+    """Return seconds and ratios of each question."""
+    segments = max(int(SEGMENTS * share), 60)
+    with tempfile.TemporaryDirectory() as folder:
+        root, empty = Path(folder) / "tape", Path(folder) / "nothing"
+        empty.mkdir()
+        make_day(DataDir(root), segments, ROWS // SEGMENTS)
+        subprocess.run(
+            [sys.executable, "-m", "loader", "archive", "--data-dir", str(root)],
+            check=True, stdout=subprocess.DEVNULL, env={**os.environ, "LOG_LEVEL": "ERROR"},
+        )  # fmt: skip
+        parquet = f"read_parquet('{root}/archive/{STREAM}/*/*.parquet')"
+        results: dict[str, Any] = {
+            "rows": segments * (ROWS // SEGMENTS),
+            "segments": segments,
+            "reference": "plain DuckDB over the archive's Parquet",
+            "goals": GOALS,
+        }
+        for name, question in QUESTIONS.items():
+            ask = {
+                "reference": partial(_plain, question.format(quotes=parquet)),
+                "archive": partial(_ours, question.format(quotes=STREAM), root, None),
+                "segments": partial(_ours, question.format(quotes=STREAM), root, empty),
+            }
+            results[name] = _in_turn(ask)
+        return results
+
+
+def make_day(data_dir: DataDir, segments: int, rows: int) -> None:
+    """Write sealed segments of a minute, of 60 flushes each: quotes of options of which some are far busier."""
+    chance = np.random.default_rng(5)
+    names = pa.array(NAMES)
+    share = 1 / np.arange(1, INSTRUMENTS + 1) ** 0.7
+    share /= share.sum()
+    previous, change_id = "", 140_000_000_000
+    for number in range(segments):
+        start_us = DAY_US + number * MINUTE_US
+        received_us = start_us + np.sort(chance.integers(0, MINUTE_US, rows))
+        made_us = received_us - chance.integers(2_000, 40_000, rows)
+        bid = chance.integers(10, 4000, rows) * 0.0005
+        columns = {
+            "timestamp": pa.array(made_us // 1000 * 1000, pa.int64()).cast(SCHEMAS["quotes"].field("timestamp").type),
+            "instrument": names.take(pa.array(chance.choice(INSTRUMENTS, rows, p=share))),
+            "received_at": pa.array(received_us, pa.int64()).cast(SCHEMAS["quotes"].field("received_at").type),
+            "bid_price": pa.array(bid),
+            "bid_size": pa.array(chance.integers(1, 500, rows).astype(float)),
+            "ask_price": pa.array(bid + chance.integers(1, 20, rows) * 0.0005),
+            "ask_size": pa.array(chance.integers(1, 500, rows).astype(float)),
+            "underlying_price": pa.array(np.round(2700 + chance.normal(0, 3, rows).cumsum() / 50, 4)),
+            "mark_price": pa.array(np.round(bid + 0.001, 4)),
+            "change_id": pa.array(change_id + np.arange(rows) + 1),
+            "prev_change_id": pa.array(change_id + np.arange(rows)),
+        }
+        change_id += rows
+        table = pa.table(columns, schema=SCHEMAS["quotes"])
+        name = SegmentName(start_us=int(received_us[0]), recorder="bench", seq=number + 1)
+        identity = Identity(
+            segment_id=str(uuid.UUID(int=number + 1)), previous=previous, stream=STREAM, recorder="bench",
+            started_at=us_to_datetime(name.start_us).isoformat(), software="bench",
+        )  # fmt: skip
+        previous = identity.segment_id
+        flushes = [part.combine_chunks().to_batches()[0] for part in _cut(table, FLUSHES)]
+        path = sealed_path(data_dir, STREAM, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_segment(SCHEMAS["quotes"], identity, flushes))
+
+
+def _cut(table: pa.Table, parts: int) -> Iterator[pa.Table]:
+    edges = [table.num_rows * part // parts for part in range(parts + 1)]
+    yield from (table.slice(begin, end - begin) for begin, end in pairwise(edges))
+
+
+def _in_turn(ask: Mapping[str, Callable[[], tuple[float, list[Any]]]]) -> dict[str, float]:
+    best = dict.fromkeys(ask, float("inf"))
+    for _ in range(ROUNDS):
+        answers = {}
+        for name, call in ask.items():
+            seconds, answers[name] = call()
+            best[name] = min(best[name], seconds)
+        assert all(answer == answers["reference"] for answer in answers.values())
+    ratios = {f"{name}_to_reference": round(best[name] / best["reference"], 2) for name in ask if name != "reference"}
+    return {f"{name}_s": round(seconds, 3) for name, seconds in best.items()} | ratios
+
+
+def _ours(question: str, root: Path, archive: Path | None) -> tuple[float, list[Any]]:
+    """Ask as `analysis sql` does: the tape is opened anew, and looked through, for each question."""
+    begun_s = time.perf_counter()
+    with analysis.open(root, archive=archive) as connection:
+        answer = connection.sql(question).fetchall()
+        return time.perf_counter() - begun_s, answer
+
+
+def _plain(question: str) -> tuple[float, list[Any]]:
+    begun_s = time.perf_counter()
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        answer = connection.sql(question).fetchall()
+        return time.perf_counter() - begun_s, answer
