@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,68 +51,96 @@ class Rows(ds.Dataset):  # type: ignore[misc] # pyarrow is untyped
         self._verify = verify
         self._schema = SCHEMAS[stream_kind(planned.stream) or ""]
         self._chosen: Choice | None = None
+        self._files = span.files(planned.stream, _not_archived(planned))
         for file in (*planned.found.left_out, *planned.left_out):
             log.warning("left out %s", file)
+
+    @property
+    def none(self) -> bool:
+        """Whether there is no file to read."""
+        return not self._files and self._plan.found.live is None
 
     @property
     def schema(self) -> pa.Schema:
         """The stream's columns, without what a segment says of itself."""
         return self._schema
 
-    def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> Any:  # noqa: A002 - pyarrow's names
+    def scanner(self, columns: list[str] | None = None, filter: Any = None, **_options: Any) -> "Scan":  # noqa: A002 - pyarrow's names
         """Scan it; DuckDB calls this at every query.
 
         Raises:
             OSError: a file cannot be read.
         """
-        for bound in self._span.bounds(self._plan.stream):
-            holds = bound.holds(pc.field(bound.column))
-            filter = holds if filter is None else holds & filter  # noqa: A001 - as above
-        needed = self._needed(columns, filter)
-        reader = pa.RecordBatchReader.from_batches(
-            pa.schema([self._schema.field(name) for name in needed]), self.batches(needed)
-        )
-        return ds.Scanner.from_batches(reader, columns=columns, filter=filter, **options)
+        return Scan(self, columns or self._schema.names, filter)
 
-    def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of files that can have rows of the range, live ones first, of all times that they have.
+    def batches(self, columns: list[str] | None = None, condition: Any = None) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of the range, live ones first.
 
         Args:
-            columns: which, in the schema's order; None for all.
+            columns: which, in this order; None for all.
+            condition: an Arrow expression that rows must fulfil besides.
 
         Raises:
             OSError: a file cannot be read.
         """
         if self._chosen is None:
             self._chosen = self._choose()
-        names = self._schema.names if columns is None else columns
+        for bound in self._span.bounds(self._plan.stream):
+            holds = bound.holds(pc.field(bound.column))
+            condition = holds if condition is None else holds & condition
+        wanted = Wanted(self._schema, columns or self._schema.names, condition)
         read = [*self._chosen.rows, *([] if self._plan.found.live is None else [self._plan.found.live])]
         for table in read:
-            yield from table.select(names).to_batches(_BATCH_ROWS)
-        yield from chain.from_iterable(_in_turn(self._chosen.paths, names, verify=self._verify))
-
-    def _needed(self, columns: Any, filter: Any) -> list[str]:  # noqa: A002 - as above
-        """Return the columns to read. An expression does not tell which it is about, but its text names them."""
-        if columns is None or not isinstance(columns, list):
-            return list(self._schema.names)
-        text = "" if filter is None else str(filter)
-        return [name for name in self._schema.names if name in columns or name in text]
+            yield from wanted.of(table)
+        yield from chain.from_iterable(_in_turn(self._chosen.paths, wanted, verify=self._verify))
 
     def _choose(self) -> Choice:
         known = {segment.segment_id for manifest in self._plan.manifests for segment in manifest.segments}
-        files = self._span.files(self._plan.stream, self._not_archived())
-        choice = choose_sealed(files, self._plan.stream, archived=known)
+        choice = choose_sealed(self._files, self._plan.stream, archived=known)
         for file in choice.left_out:
             log.warning("left out %s", file)
         return choice
 
-    def _not_archived(self) -> list[Path]:
-        """Return the sealed files but those that the archive has under their very name: they need not be opened."""
-        names = {Path(segment.name).name for manifest in self._plan.manifests for segment in manifest.segments}
-        return [path for path in self._plan.found.sealed if path.name not in names]
+
+class Scan(NamedTuple):
+    """What DuckDB takes for a pyarrow Scanner."""
+
+    rows: Rows
+    columns: list[str]
+    condition: Any
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        """Return the rows."""
+        schema = pa.schema([self.rows.schema.field(name) for name in self.columns])
+        return pa.RecordBatchReader.from_batches(schema, self.rows.batches(self.columns, self.condition))
 
 
-def _in_turn(paths: Collection[Path], columns: list[str], *, verify: bool) -> Iterator[list[pa.RecordBatch]]:
+class Wanted:
+    """Which rows and columns of a stream are wanted."""
+
+    def __init__(self, schema: pa.Schema, columns: list[str], condition: Any) -> None:
+        self.schema = schema
+        self._columns = columns
+        self._condition = condition
+        # An expression does not tell which columns it is about, but its text names them.
+        text = "" if condition is None else str(condition)
+        self.needed = [number for number, name in enumerate(schema.names) if name in columns or name in text]
+
+    def of(self, table: pa.Table) -> list[pa.RecordBatch]:
+        """Return them of a file's rows, its flushes together: a small batch takes whoever gets it as long as a large."""
+        joined = table.replace_schema_metadata(None).combine_chunks()
+        if self._condition is not None:
+            joined = joined.filter(self._condition)
+        return list(joined.select(self._columns).to_batches(_BATCH_ROWS))
+
+
+def _not_archived(planned: Plan) -> list[Path]:
+    """Return the sealed files but those that the archive has under their very name: they need not be opened."""
+    names = {Path(segment.name).name for manifest in planned.manifests for segment in manifest.segments}
+    return [path for path in planned.found.sealed if path.name not in names]
+
+
+def _in_turn(paths: Collection[Path], wanted: Wanted, *, verify: bool) -> Iterator[list[pa.RecordBatch]]:
     """Yield each file's rows, in the order of the files, a few of them read ahead."""
     if not paths:
         return
@@ -120,40 +148,31 @@ def _in_turn(paths: Collection[Path], columns: list[str], *, verify: bool) -> It
     ahead: deque[Future[list[pa.RecordBatch]]] = deque()
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="segments") as pool:
         for path in paths:
-            ahead.append(pool.submit(read, path, columns))
+            ahead.append(pool.submit(read, path, wanted))
             if len(ahead) == _AHEAD_FILES:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
 
 
-def _read(path: Path, columns: list[str]) -> list[pa.RecordBatch]:
+def _read(path: Path, wanted: Wanted) -> list[pa.RecordBatch]:
     """Read a sealed file as its footer says. After every batch of rows comes one of a commit, which has none."""
+    options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=wanted.needed)
     try:
         with pa.memory_map(str(path)) as file:
-            schema = pa.ipc.open_file(file).schema
-            options = pa.ipc.IpcReadOptions(
-                use_threads=False, included_fields=[schema.get_field_index(name) for name in columns]
-            )
             reader = pa.ipc.open_file(file, options=options)
             flushes = [reader.get_batch(number) for number in range(0, reader.num_record_batches, 2)]
             read = pa.Table.from_batches(flushes, schema=reader.schema)
+        return wanted.of(read)
     except FileNotFoundError:
         raise
     except ARROW_ERRORS:
-        return _read_whole(path, columns)
-    return _joined(read.select(columns))
+        return _read_whole(path, wanted)
 
 
-def _read_whole(path: Path, columns: list[str]) -> list[pa.RecordBatch]:
+def _read_whole(path: Path, wanted: Wanted) -> list[pa.RecordBatch]:
     """Read and check a file: its good rows count, and what is damaged is named."""
     checked = read_segment(path)
     if checked.damage:
         log.warning("left out %s: all but %d rows, for %s", path, checked.rows, checked.damage[0].what)
-    return _joined(checked.table.select(columns))
-
-
-def _joined(table: pa.Table) -> list[pa.RecordBatch]:
-    """Put the rows of flushes together: what takes them takes as long over a small batch as over a large one."""
-    joined = table.replace_schema_metadata(None).combine_chunks()
-    return list(joined.to_batches(_BATCH_ROWS))
+    return wanted.of(checked.table)

@@ -114,9 +114,14 @@ def _make_streams(
     connection: duckdb.DuckDBPyConnection, plans: Mapping[str, Plan], span: Span, *, verify: bool
 ) -> None:
     for stream, planned in plans.items():
-        rows = connection.from_arrow(Rows(planned, span, verify=verify))
-        if parts := wanted_parts(planned, span, verify=verify):
-            rows = rows.union(_archived(connection, planned, parts, span))
+        segments = Rows(planned, span, verify=verify)
+        parts = wanted_parts(planned, span, verify=verify)
+        if not parts:
+            rows = connection.from_arrow(segments)
+        elif segments.none:  # by itself Parquet answers from its footers how many rows it has
+            rows = _archived(connection, planned, parts, span)
+        else:
+            rows = connection.from_arrow(segments).union(_archived(connection, planned, parts, span))
         rows.create_view(stream, replace=True)
 
 
