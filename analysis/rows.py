@@ -127,7 +127,7 @@ class Wanted:
         self.needed = [number for number, name in enumerate(schema.names) if name in columns or name in text]
 
     def of(self, table: pa.Table) -> list[pa.RecordBatch]:
-        """Return them of a file's rows, its flushes together: a small batch takes whoever gets it as long as a large."""
+        """Return them of a file's rows, its flushes together: a small batch takes its reader as long as a large."""
         joined = table.replace_schema_metadata(None).combine_chunks()
         if self._condition is not None:
             joined = joined.filter(self._condition)
