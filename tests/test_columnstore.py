@@ -4,8 +4,10 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from loader.postgres import columnstore
 from loader.postgres.columnstore import WORTH_A_REWRITE, Chunk, Order, Way, choose_way
 from loader.sender import Target
 from recorder.segments.schemas import SCHEMAS
@@ -149,3 +151,22 @@ def test_retention_is_set_and_changed(tmp_path: Path, timescale_database: str) -
         trades(tmp_path, 5, recorder=f"r{len(expected)}{days is None}".lower())
         load_once(tmp_path, timescale_database, target=Target(retention_days=days))
         assert query(timescale_database, drop_after) == [(expected,)]
+
+
+REFUSES = """
+CREATE FUNCTION compress_chunk(regclass, recompress boolean) RETURNS void LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'could not open relation with OID 2046496' USING ERRCODE = 'XX000'; END $$
+"""
+
+
+def test_a_chunk_that_the_policy_is_at_just_now_is_left_to_it(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its rows are loaded: TimescaleDB's internal error is no reason to end with one."""
+    asked = "SELECT %s::regclass::text WHERE (%s, %s) IS NOT NULL"
+    monkeypatch.setattr(columnstore, "_UNORDERED", asked)
+    now = datetime.now(UTC)
+    with psycopg.connect(database) as connection:
+        connection.execute(REFUSES)
+        connection.execute(f"CREATE TABLE {QUOTES} ()")
+        columnstore.compress_again(connection, [(QUOTES, now, now)], lambda: None)
+
+        assert connection.execute("SELECT 1").fetchone() == (1,)

@@ -145,7 +145,10 @@ def compress_again(
                 with connection.transaction():
                     connection.execute("SET LOCAL lock_timeout = '2s'")
                     connection.execute("SELECT compress_chunk(%s::regclass, recompress => false)", [chunk])
-            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as exc:
+            # TimescaleDB says InternalError ("could not open relation") where its policy is at that chunk just now.
+            except (
+                psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.InternalError_,
+            ) as exc:  # fmt: skip
                 log.info("chunk.left_to_policy", chunk=chunk, reason=" ".join(str(exc).split()))
 
 
