@@ -8,7 +8,7 @@ import watchfiles
 
 from loader.archive.read import Archive
 from loader.errors import DatabaseAway, Stopped
-from loader.inbox import stream_folders
+from loader.inbox import Inbox, stream_folders
 from loader.load import Loader, Tally
 from loader.postgres.database import Database
 from loader.prepare import Wanted
@@ -50,6 +50,7 @@ def load(
     """
     tally, backoff = tally or Tally(), Backoff()
     away_since: float | None = None
+    inbox = Inbox(data_dir)
     while not stop.asked:
         segments = tally.segments
         try:
@@ -66,6 +67,7 @@ def load(
                 log.info(
                     "database.ready", url=database.shown, kind=loader.capabilities.kind, why=loader.capabilities.why
                 )
+                tally.away, inbox = "", loader.inbox
                 for _ in _hints(data_dir, stop, once=once):
                     loader.load_new()
                     backoff.reset()
@@ -77,6 +79,7 @@ def load(
         except Stopped:
             break
         except DatabaseAway as exc:
+            _note_away(tally, inbox, wanted, exc)
             if segments != tally.segments:
                 backoff.reset()
                 away_since = None
@@ -89,6 +92,12 @@ def load(
             log.warning("database.away", reason=str(exc), again_in_s=round(delay_s, 1))
             stop.wait(delay_s)
     return tally
+
+
+def _note_away(tally: Tally, inbox: Inbox, wanted: Wanted | None, exc: DatabaseAway) -> None:
+    """Keep count of what waits, also of what is sealed while nothing can be loaded."""
+    tally.away = str(exc)
+    tally.waiting = {one.name: one for one in inbox.unsettled() if wanted is None or wanted.file(one)}
 
 
 def _hints(data_dir: DataDir, stop: Stop, *, once: bool) -> Iterator[None]:

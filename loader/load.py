@@ -63,6 +63,9 @@ class Tally:
     rows: int = 0
     skipped: int = 0  # in the ledger already, by name or by id
     refused: dict[str, str] = field(default_factory=dict)  # file -> reason, as of now
+    waiting: dict[str, Candidate] = field(default_factory=dict)  # by name, oldest first: not settled yet
+    away: str = "not reached yet"  # why the database is; empty while it is there
+    loaded_at_s: float = 0.0  # when a segment was last loaded, by the wall clock
     listed_bytes: int = 0  # of the files of this pass
     done_bytes: int = 0  # of those of them that were looked at
 
@@ -97,7 +100,7 @@ class Loader:
         """
         self._connection = connection
         self._data_dir = data_dir
-        self._inbox = Inbox(data_dir)
+        self.inbox = Inbox(data_dir)
         self._stop = stop
         self._tally = tally
         self._wanted = wanted or Wanted()
@@ -127,8 +130,9 @@ class Loader:
         """
         begun, before = time.monotonic(), (self._tally.segments, self._tally.rows)
         self._check_ledger()
-        listed = [candidate for candidate in self._inbox.unsettled() if self._wanted.file(candidate)]
+        listed = [candidate for candidate in self.inbox.unsettled() if self._wanted.file(candidate)]
         self._list_refused()
+        self._tally.waiting = {one.name: one for one in listed}
         self._tally.listed_bytes, self._tally.done_bytes = sum(one.size_bytes for one in listed), 0
         for chunk in in_chunks(listed, CHUNK):
             fresh = self._not_in_ledger(chunk)
@@ -207,13 +211,13 @@ class Loader:
 
     def _list_refused(self) -> None:
         """Bring the list of what is refused in line with the tape, as far as a listing tells."""
-        for name in [name for name in self._tally.refused if not self._inbox.has(name)]:  # moved, or open again
+        for name in [name for name in self._tally.refused if not self.inbox.has(name)]:  # moved, or open again
             ledger.forgive(self._connection, [name])
             del self._tally.refused[name]
-        if self._folders != self._inbox.folders():
-            self._folders = self._inbox.folders()
+        if self._folders != self.inbox.folders():
+            self._folders = self.inbox.folders()
             ledger.forgive_folders(self._connection, self._folders)
-        for place, why in self._inbox.unreadable.items():
+        for place, why in self.inbox.unreadable.items():
             folder = Candidate(self._data_dir.root / place, place, place.partition("/")[0], (0, 0, 0))
             self._refuse(Refused(folder, why, None, again=True))
 
@@ -273,12 +277,14 @@ class Loader:
             self._done(segment.candidate)
             self._tally.segments += 1
             self._tally.rows += segment.rows
+            self._tally.loaded_at_s = time.time()
             self._tally.refused.pop(segment.candidate.name, None)
             log.info("segment.loaded", stream=group.stream, name=segment.candidate.path.name, rows=segment.rows)
         self._newest = group.segments[-1].identity.segment_id
 
     def _done(self, candidate: Candidate) -> None:
-        self._inbox.settle(candidate, for_good=True)
+        self.inbox.settle(candidate, for_good=True)
+        self._tally.waiting.pop(candidate.name, None)
         self._tally.done_bytes += candidate.size_bytes
 
     def _skip(self, candidate: Candidate) -> None:
@@ -289,8 +295,9 @@ class Loader:
 
     def _refuse(self, refused: Refused) -> None:
         candidate = refused.candidate
+        self._tally.waiting.pop(candidate.name, None)
         if not refused.again:
-            self._inbox.settle(candidate, for_good=False)
+            self.inbox.settle(candidate, for_good=False)
             self._tally.done_bytes += candidate.size_bytes
         if self._tally.refused.get(candidate.name) == refused.reason:
             return

@@ -20,6 +20,7 @@ from loader.audit import Audit
 from loader.errors import LoaderError, NoArchive, Stopped
 from loader.inbox import Inbox
 from loader.load import Tally
+from loader.metrics import Metrics
 from loader.postgres.capabilities import ask, choose
 from loader.postgres.database import Database
 from loader.postgres.session import set_up_session
@@ -33,12 +34,26 @@ from recorder.runtime import signals
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.errors import SettingsError
 from recorder.runtime.exit_codes import ExitCode
+from recorder.runtime.listener import listening
+from recorder.runtime.notify import Notify
 
 
 def load(settings: LoaderSettings, *, once: bool) -> int:
     """Follow the tape until stopped, or load what is there."""
-    with _session(settings) as (database, stop), _beside(settings, stop, archive=not once):
-        tally = follow.load(database, DataDir(settings.data_dir), stop=stop, once=once, target=target_of(settings))
+    tally, notify = Tally(), Notify()
+    metrics = Metrics(tally)
+    with (
+        _session(settings) as (database, stop),
+        _beside(settings, stop, archive=not once),
+        listening(
+            settings.metrics_host, settings.loader_metrics_port, metrics.registry, alive=dict, ready=metrics.ready
+        ),
+    ):
+        notify.ready()
+        follow.load(
+            database, DataDir(settings.data_dir), stop=stop, once=once, tally=tally, target=target_of(settings)
+        )
+        notify.stopping()
         return ExitCode.DAMAGED if once and tally.refused and not stop.asked else ExitCode.DONE
 
 

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from recorder.runtime.settings import CommonSettings, Port
+from recorder.runtime.settings import Port, ServiceSettings
 
 
-class LoaderSettings(CommonSettings, frozen=True, kw_only=True):
+class LoaderSettings(ServiceSettings, frozen=True, kw_only=True):
     """What `python -m loader` can be told."""
 
     database_url: Annotated[
@@ -26,7 +26,7 @@ class LoaderSettings(CommonSettings, frozen=True, kw_only=True):
         float | None,
         Meta(ge=3, description="drop rows from TimescaleDB that are older; unset: as the database has it"),
     ] = None
-    loader_metrics_port: Annotated[Port | None, Meta(description="port of /metrics; not served yet")] = None
+    loader_metrics_port: Annotated[Port | None, Meta(description="their port, or off")] = None
     archive_url: Annotated[
         str | None,
         Meta(

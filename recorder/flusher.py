@@ -14,7 +14,6 @@ from recorder.runtime.backoff import Backoff
 from recorder.runtime.disk import FULL
 from recorder.runtime.logging import Logger
 from recorder.segments.tape import Batches, Round, Tape
-from recorder.statistics import Written
 from recorder.tape_state import TapeState
 
 
@@ -22,10 +21,20 @@ class Flusher:
     """The only user of the writer thread: rounds, seals, and what follows from them, one after another."""
 
     def __init__(
-        self, intake: Intake, tape: Tape, state: TapeState, clock: Clock, *, interval_s: float, log: Logger
+        self,
+        intake: Intake,
+        tape: Tape,
+        state: TapeState,
+        clock: Clock,
+        *,
+        interval_s: float,
+        on_round: Callable[[Round], None],
+        log: Logger,
     ) -> None:
-        self.written = Written()
+        """`on_round` is told what every flush and every seal did."""
         self.free_space = FreeSpace()
+        self.turned_s = time.monotonic()  # when it last was about to begin a round; it hangs if that is long ago
+        self._on_round = on_round
         self._seal_asked = False
         self._intake = intake
         self._tape = tape
@@ -42,7 +51,7 @@ class Flusher:
     async def run(self, stop: asyncio.Event) -> None:
         """Flush every interval until `stop`; the next round begins when this one has ended."""
         while not stop.is_set():
-            begun_s = time.monotonic()
+            begun_s = self.turned_s = time.monotonic()
             if begun_s >= self._not_before_s:
                 await self.round()
             if self._seal_asked:
@@ -116,12 +125,7 @@ class Flusher:
         result = await self._in_thread(self._write, taken, self._intake.rejects.take(), self._clock.now_us())
         for buffer in buffers:
             buffer.settle(result.left.get(buffer.stream, ()))
-        self.written.add(
-            rows=result.durable,
-            size_bytes=result.size_bytes,
-            flush_s=time.monotonic() - begun_s,
-            fsync_s=result.fsync_s,
-        )
+        result.flush_s = time.monotonic() - begun_s
         self._report(result)
         self._watch_free_space(result)
         self._warn(buffers)
@@ -139,6 +143,7 @@ class Flusher:
         self._intake.clock_stepped(step_us, before_us)
 
     def _report(self, result: Round) -> None:
+        self._on_round(result)
         for sealed in result.sealed:
             self._log.info(
                 "segment.sealed",

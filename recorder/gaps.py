@@ -1,6 +1,7 @@
 """Gaps as data: which are open, and a row for each change. Pure."""
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -53,6 +54,8 @@ class GapLog:
 
     def __init__(self, emit: Callable[[Row], object], taken_up: Iterable[Gap] = ()) -> None:
         """Begin with the gaps that the tape says are open."""
+        self.opened: Counter[str] = Counter()  # by cause, in this run
+        self.settled: Counter[str] = Counter()  # by fate
         self._emit = emit
         # By stream and instrument, then by id: found for every trade, however many are open.
         self._open: dict[tuple[str, str | None], dict[str, Gap]] = {}
@@ -87,6 +90,7 @@ class GapLog:
         """Open a gap; `started_us` is the last moment at which nothing was missing yet."""
         gap = Gap(str(uuid.uuid4()), stream, instrument, cause, started_us, None, first_missing, last_missing, detail)
         gap.opened_us = now_us
+        self.opened[cause] += 1
         self._of(gap)[gap.gap_id] = gap
         self._emit(gap.row("open", now_us, first=first_missing, last=last_missing))
         return gap
@@ -103,6 +107,7 @@ class GapLog:
             gap.ended_us = ended_us
         gap.state_no += 1
         self._close(gap)
+        self.settled[fate] += 1
         self._emit(gap.row(fate, now_us, first=gap.first_missing, last=gap.last_missing))
 
     def settle_runs(self, gap: Gap, runs: Iterable[tuple[Fate, int, int]], *, now_us: int) -> None:
@@ -111,6 +116,7 @@ class GapLog:
         self._close(gap)
         for fate, first, last in runs:
             gap.state_no += 1
+            self.settled[fate] += 1
             self._emit(gap.row(fate, now_us, first=first, last=last))
 
     def _of(self, gap: Gap) -> dict[str, Gap]:

@@ -17,6 +17,7 @@ from recorder.errors import ExchangeNotReached
 from recorder.flusher import Flusher
 from recorder.healer import Healer
 from recorder.intake import Intake
+from recorder.metrics import LOOK_EVERY_S, Metrics
 from recorder.rejects import Rejects
 from recorder.runtime import memory, signals
 from recorder.runtime.backoff import Backoff
@@ -24,12 +25,14 @@ from recorder.runtime.data_dir import DataDir
 from recorder.runtime.disk import FULL
 from recorder.runtime.errors import DiskError
 from recorder.runtime.exit_codes import ExitCode
+from recorder.runtime.listener import listening
 from recorder.runtime.logging import Logger, get_logger
+from recorder.runtime.notify import Notify
 from recorder.runtime.version import software
 from recorder.segments.chain import find_end
 from recorder.segments.recovery import Recovered, recover
 from recorder.segments.schemas import stream_name
-from recorder.segments.tape import Tape
+from recorder.segments.tape import Round, Tape
 from recorder.settings import RecorderSettings, default_recorder_name, history_url
 from recorder.statistics import EVERY_S, Written, line
 from recorder.tape_state import TapeState, carry_over, first_row_us
@@ -63,7 +66,13 @@ def record(settings: RecorderSettings, *, run_for_s: float | None, connect_timeo
                 damage=[str(damage) for damage in recovered.damage],
             )
         recorder = Recorder(settings, data_dir, name, log)
-        asyncio.run(recorder.run(run_for_s=run_for_s, connect_timeout_s=connect_timeout_s, stop_asked=asked.is_set))
+        metrics = recorder.metrics
+        with listening(
+            settings.metrics_host, settings.metrics_port, metrics.registry, alive=metrics.alive, ready=metrics.ready
+        ):
+            recorder.notify.ready()
+            running = recorder.run(run_for_s=run_for_s, connect_timeout_s=connect_timeout_s, stop_asked=asked.is_set)
+            asyncio.run(running)
 
 
 def _recover(data_dir: DataDir, log: Logger, stop_asked: threading.Event) -> list[Recovered]:
@@ -90,8 +99,11 @@ class Recorder:
     """One run of the recorder."""
 
     def __init__(self, settings: RecorderSettings, data_dir: DataDir, name: str, log: Logger) -> None:
+        self.metrics = Metrics(data_dir.quarantine)
+        self.notify = Notify()
         self._settings = settings
         self._log = log
+        self._written = Written()  # since the last line
         self._stop_asked = asyncio.Event()
         self._clock = Clock()
         state = TapeState(data_dir, stream_name(settings.currency, settings.kind, "trades"))
@@ -123,7 +135,13 @@ class Recorder:
             segment_max_bytes=int(settings.segment_max_mb * 1024 * 1024),
         )
         self._flusher = Flusher(
-            self._intake, tape, state, self._clock, interval_s=settings.flush_interval_sec, log=log
+            self._intake,
+            tape,
+            state,
+            self._clock,
+            interval_s=settings.flush_interval_sec,
+            on_round=self._on_round,
+            log=log,
         )
         self._pool = Pool(
             settings.deribit_ws_url,
@@ -200,6 +218,7 @@ class Recorder:
                 if connect_timeout_s is not None:
                     failure = await self._reach_exchange(connect_timeout_s)
                 await stop.wait()
+                self.notify.stopping()
                 too_long = loop.call_later(self._settings.stop_timeout_sec, self._abandon)
                 await self._pool.leave()
                 silent_since_us = self._silent_since_us()
@@ -234,9 +253,11 @@ class Recorder:
         received = rejected = told_reconnects = 0
         quiet_told_us = 0
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(LOOK_EVERY_S)
             now_s = time.monotonic()
             intake, pool = self._intake, self._pool
+            if self.metrics.look(intake, pool, self._flusher):
+                self.notify.alive()
             reconnects = sum(connection.health.reconnects for connection in pool.connections)
             quiet_us = self._clock.now_us() - max(intake.last_tick_us, quiet_told_us)
             if pool.connected and now_s - begun_s > QUIET_WARNING_US / 1e6 and quiet_us > QUIET_WARNING_US:
@@ -247,7 +268,7 @@ class Recorder:
                 quiet_told_us = self._clock.now_us() + 5 * QUIET_WARNING_US
             if now_s - line_s < EVERY_S:
                 continue
-            written, self._flusher.written = self._flusher.written, Written()
+            written, self._written = self._written, Written()
             fields = line(
                 written,
                 intake.buffers,
@@ -263,12 +284,19 @@ class Recorder:
                 disk_hours_left=self._flusher.free_space.hours_left,
             )
             self._log.info("statistics", **fields)
+            self.notify.status(
+                f"{fields['connections']} connections, {fields['received_messages']} messages a minute"
+            )
             line_s, received = now_s, intake.received
             told_reconnects, rejected = reconnects, intake.rejects.count
             for buffer in intake.buffers:
                 buffer.peak_rows = 0
             for connection in pool.connections:
                 connection.health.longest_wait_s = 0.0
+
+    def _on_round(self, done: Round) -> None:
+        self._written.add(done)
+        self.metrics.round(done)
 
     async def _finish(self, silent_since_us: int) -> None:
         """Flush and seal; `_abandon` ends it if the disk does not let it end."""

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 from msgspec import Meta
 from msgspec.structs import fields
 
-from recorder.runtime.settings import CommonSettings, Port
+from recorder.runtime.settings import Port, ServiceSettings
 
 PRODUCTION_HOSTS = frozenset({"www.deribit.com", "deribit.com", "streams.deribit.com"})
 
 
-class RecorderSettings(CommonSettings, frozen=True, kw_only=True):
+class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     """What `recorder record` can be told."""
 
     deribit_ws_url: Annotated[
@@ -48,7 +48,6 @@ class RecorderSettings(CommonSettings, frozen=True, kw_only=True):
         float, Meta(gt=0, le=86400, description="a trade_seq that both hosts lack for this long never existed")
     ] = 600.0
     stop_timeout_sec: Annotated[float, Meta(gt=0, le=3600, description="a clean stop takes at most this long")] = 20.0
-    metrics_host: Annotated[str, Meta(min_length=1, description="where /metrics and /healthz listen")] = "127.0.0.1"
     metrics_port: Annotated[Port | None, Meta(description="their port, or off")] = None
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from recorder.buffers import Buffer
 from recorder.free_space import BYTES_PER_GB
+from recorder.segments.tape import Round
 
 EVERY_S = 60.0
 
@@ -21,16 +22,18 @@ class Written:
     fsync_s: float = 0.0
     slowest_fsync_s: float = 0.0
 
-    def add(self, *, rows: dict[str, int], size_bytes: int, flush_s: float, fsync_s: float) -> None:
-        """Count one round."""
+    def add(self, done: Round) -> None:
+        """Count what a round did, if it was a flush."""
+        if done.flush_s is None:
+            return
         self.rounds += 1
-        for stream, count in rows.items():
+        for stream, count in done.durable.items():
             self.rows[stream] = self.rows.get(stream, 0) + count
-        self.size_bytes += size_bytes
-        self.flush_s += flush_s
-        self.slowest_flush_s = max(self.slowest_flush_s, flush_s)
-        self.fsync_s += fsync_s
-        self.slowest_fsync_s = max(self.slowest_fsync_s, fsync_s)
+        self.size_bytes += done.size_bytes
+        self.flush_s += done.flush_s
+        self.slowest_flush_s = max(self.slowest_flush_s, done.flush_s)
+        self.fsync_s += done.fsync_s
+        self.slowest_fsync_s = max(self.slowest_fsync_s, done.fsync_s)
 
 
 def line(

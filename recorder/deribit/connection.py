@@ -109,7 +109,7 @@ class Connection:
         self._now_us = now_us
         self._log = log.bind(connection=number)
         self._backoff = Backoff()
-        self._assigned = Assignment()
+        self.assigned = Assignment()
         self._wake = asyncio.Event()
         self._leaving = False
         # Of the session that is open:
@@ -123,8 +123,8 @@ class Connection:
 
     def assign(self, assignment: Assignment) -> None:
         """Say what to carry from now on; of no effect once it leaves."""
-        if assignment != self._assigned and not self._leaving:
-            self._assigned = assignment
+        if assignment != self.assigned and not self._leaving:
+            self.assigned = assignment
             self._wake.set()
 
     def resync(self, instrument: str) -> None:
@@ -227,7 +227,7 @@ class Connection:
 
     async def _subscribe(self, session: Session) -> None:
         now_s = time.monotonic()
-        assigned = self._assigned
+        assigned = self.assigned
         asked = [c for c in sorted(assigned.channels - self._held) if self._ask_again_s.get(c, 0.0) <= now_s]
         if not asked:
             return
@@ -266,7 +266,7 @@ class Connection:
         self._log.info("subscribed", instruments=len(books & tickers), channels=len(granted))
 
     async def _unsubscribe(self, session: Session) -> None:
-        extra = self._held - self._assigned.channels
+        extra = self._held - self.assigned.channels
         if not extra:
             return
         await session.unsubscribe(sorted(extra))

@@ -73,6 +73,11 @@ class Pool:
         """How many connections are open."""
         return sum(connection.health.connected for connection in self.connections)
 
+    @property
+    def channels_asked(self) -> int:
+        """How many channels all connections are to carry."""
+        return sum(len(connection.assigned.channels) for connection in self.connections)
+
     def want(self, instruments: Iterable[str], wide: Iterable[str]) -> None:
         """Say what is to be carried: instruments (book and ticker each), and channels that are of many."""
         self._wanted, self._wide = tuple(instruments), tuple(wide)

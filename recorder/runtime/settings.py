@@ -50,6 +50,14 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
     ] = "auto"
 
 
+class ServiceSettings(CommonSettings, frozen=True, kw_only=True):
+    """What a program needs that runs for long."""
+
+    metrics_host: Annotated[str, Meta(min_length=1, description="where /metrics, /healthz, and /readyz listen")] = (
+        "127.0.0.1"
+    )
+
+
 S = TypeVar("S", bound=CommonSettings)
 
 

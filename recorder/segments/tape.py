@@ -59,6 +59,7 @@ class Round:
     failure: OSError | None = None  # why `left` is not empty
     size_bytes: int = 0
     fsync_s: float = 0.0
+    flush_s: float | None = None  # how long all of it took, for whoever watches it; None: it was no flush
     free_bytes: int | None = None  # on the file system, for whoever watches it; None: not looked at
 
 
