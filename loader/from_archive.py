@@ -22,6 +22,11 @@ GROUP_ROWS = 200_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def wanted_ids(manifest: Manifest, wanted: Wanted) -> list[str]:
+    """Return the ids of a part's segments that are to be loaded."""
+    return [one.segment_id for one in manifest.segments if wanted.segment(_segment(manifest, one, 0))]
+
+
 def groups(archive: Archive, manifest: Manifest, numbers: Mapping[str, int], wanted: Wanted) -> Iterator[Prepared]:
     """Yield groups of a part's segments, ready to be sent.
 
@@ -29,17 +34,16 @@ def groups(archive: Archive, manifest: Manifest, numbers: Mapping[str, int], wan
         archive: where the part lies.
         manifest: of the part.
         numbers: by segment_id, what the column `segment` says of those that are to be loaded.
-        wanted: which of them, and which rows.
+        wanted: which rows.
 
     Raises:
         ArchiveAway: the archive cannot be read just now.
         ArchiveDamaged: the part is not there, or not what was written.
     """
     chosen = [
-        segment
+        _segment(manifest, archived, numbers[archived.segment_id])
         for archived in manifest.segments
         if archived.segment_id in numbers
-        and wanted.segment(segment := _segment(manifest, archived, numbers[archived.segment_id]))
     ]
     if not chosen:
         return

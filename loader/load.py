@@ -181,8 +181,8 @@ class Loader:
         self._sender.refresh_bars()
 
     def _lacking(self, manifest: Manifest) -> dict[str, int]:
-        """Return the segments of a part that the ledger lacks, each with a number for it."""
-        ids = [segment.segment_id for segment in manifest.segments]
+        """Return the wanted segments of a part that the ledger lacks, each with a number for it."""
+        ids = from_archive.wanted_ids(manifest, self._wanted)
         known = ledger.known_ids(self._connection, ids)
         self._tally.skipped += sum(segment_id in known for segment_id in ids)
         lacking = [segment_id for segment_id in ids if segment_id not in known]

@@ -65,9 +65,11 @@ def test_a_replay_from_the_archive_alone_equals_the_tape(tape: Path, database: s
     assert first_day.out.startswith("loaded 6 segments (720 rows)"), first_day.out + first_day.err
     rest = run_loader("replay", root=tape, url=empty)
     again = run_loader("replay", root=tape, url=empty)
+    a_second = run_loader("replay", "--to", "2026-05-28T20:26:41", root=tape, url=empty)
 
     assert rest.out == "loaded 3 segments (360 rows), skipped 6 segments already there, refused 0\n"
     assert again.out == "loaded 0 segments (0 rows), skipped 9 segments already there, refused 0\n"
+    assert a_second.out == "loaded 0 segments (0 rows), skipped 3 segments already there, refused 0\n"
     assert all_rows(empty) == rows
     assert query(empty, LEDGER) == ledger
     counts = f"SELECT segment, count(*) FROM {STREAMS[0]} GROUP BY 1 HAVING count(*) <> 120"
