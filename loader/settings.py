@@ -23,8 +23,8 @@ class LoaderSettings(ServiceSettings, frozen=True, kw_only=True):
         bool, Meta(description="load a backlog directly into TimescaleDB's columnstore, where it can do that")
     ] = True
     retention_days: Annotated[
-        float | None,
-        Meta(ge=3, description="drop rows from TimescaleDB that are older; unset: as the database has it"),
+        Annotated[float, Meta(ge=3, le=36_500)] | None,
+        Meta(description="drop rows from TimescaleDB that are older; unset: as the database has it"),
     ] = None
     loader_metrics_port: Annotated[Port | None, Meta(description="their port, or off")] = None
     archive_url: Annotated[

@@ -3,10 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import msgspec
-
 from recorder.deribit import channels
-from recorder.deribit.messages import InstrumentData
+from recorder.deribit.messages import UNREADABLE, InstrumentData
 from recorder.deribit.pool import Pool
 from recorder.deribit.session import RpcError
 from recorder.deribit.universe import Listing, Universe, choose
@@ -112,7 +110,7 @@ class Watchlist:
     async def _try(self, act: Callable[[], Awaitable[None]]) -> bool:
         try:
             await act()
-        except (RpcError, TimeoutError, msgspec.DecodeError) as exc:
+        except (RpcError, TimeoutError, *UNREADABLE) as exc:
             self._log.warning("universe.refused", error=str(exc) or type(exc).__name__)
             return False
         return True

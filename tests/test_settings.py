@@ -1,7 +1,11 @@
 """What a setting means where it is left alone, and what no pattern sees."""
 
+from pathlib import Path
+
 import pytest
 
+from loader.settings import LoaderSettings
+from recorder.runtime.settings import load
 from recorder.settings import RecorderSettings, history_url, wrong_url
 
 
@@ -30,3 +34,13 @@ def test_an_address_that_is_none_is_a_wrong_setting(url: str) -> None:
     (problem,) = wrong_url(RecorderSettings(deribit_ws_url=url))
 
     assert problem.startswith(f"DERIBIT_WS_URL={url}: ")
+
+
+def test_what_is_off_by_default_can_be_set() -> None:
+    """To a number within its bounds, and to off again."""
+    loader = load(LoaderSettings, {}, {"RETENTION_DAYS": "30", "LOADER_METRICS_PORT": "9102"}, env_file=Path("/none"))
+    recorder = load(RecorderSettings, {"metrics_port": "9101"}, {}, env_file=Path("/none"))
+
+    assert (loader.retention_days, loader.loader_metrics_port, recorder.metrics_port) == (30.0, 9102, 9101)
+    off = load(LoaderSettings, {}, {"RETENTION_DAYS": "off", "LOADER_METRICS_PORT": "OFF"}, env_file=Path("/none"))
+    assert (off.retention_days, off.loader_metrics_port) == (None, None)

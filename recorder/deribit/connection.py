@@ -15,6 +15,7 @@ from recorder.deribit import channels, trouble
 from recorder.deribit.book import Applied, Book
 from recorder.deribit.feed import Family, Feed
 from recorder.deribit.messages import (
+    UNREADABLE,
     BookData,
     Notification,
     PlatformData,
@@ -162,7 +163,7 @@ class Connection:
                     await self._serve(session)
             except Silent as exc:
                 cause, reason = "silence", exc
-            except (OSError, TimeoutError, WebSocketException, RpcError, msgspec.DecodeError) as exc:
+            except (OSError, TimeoutError, WebSocketException, RpcError, *UNREADABLE) as exc:
                 reason = exc
             if self._session is not None and self._session.refusal is not None:
                 reason = self._session.refusal
@@ -336,7 +337,7 @@ class Connection:
             _expect(params.channel, channel)
             if known.instrument is not None:
                 _expect(params.data.instrument_name, known.instrument)
-        except msgspec.DecodeError as exc:
+        except UNREADABLE as exc:
             self._reject(frame, str(exc), known.family, known.instrument)
         else:
             known.take(params.data, now_us)

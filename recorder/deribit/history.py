@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from recorder.deribit.messages import TradeData, decode_envelope
+from recorder.deribit.messages import UNREADABLE, TradeData, decode_envelope
 from recorder.deribit.pacer import Pacer
 from recorder.deribit.session import Reply, RpcError
 from recorder.deribit.trouble import Trouble, explain, least_delay_s
@@ -140,7 +140,7 @@ class History:
         except urllib.error.HTTPError as exc:
             what = _BY_STATUS.get(exc.code, "refused")
             raise HistoryRefused(host, f"HTTP {exc.code} {exc.reason}", wait_s=least_delay_s(what)) from exc
-        except (*_NO_ANSWER, msgspec.DecodeError) as exc:
+        except (*_NO_ANSWER, *UNREADABLE) as exc:
             raise HistoryRefused(host, str(exc) or type(exc).__name__) from exc
 
     def _get(self, method: str, params: dict[str, Any]) -> TradesPage:
@@ -151,7 +151,7 @@ class History:
         except urllib.error.HTTPError as refusal:
             with refusal:  # an error comes as HTTP 400 with the reply that says which
                 body = refusal.read(_MOST_REPLY_BYTES)
-            with suppress(msgspec.DecodeError):
+            with suppress(*UNREADABLE):
                 _raise_error(method, body)
             raise
         _raise_error(method, body)
@@ -186,7 +186,7 @@ async def _in_daemon_thread(call: Callable[[], T]) -> T:
         try:
             result = call()
             outcome = lambda waiting: waiting.set_result(result)  # noqa: E731 - the same name twice
-        except (*_NO_ANSWER, RpcError, msgspec.DecodeError) as exc:
+        except (*_NO_ANSWER, RpcError, *UNREADABLE) as exc:
             failure = exc
             outcome = lambda waiting: waiting.set_exception(failure)  # noqa: E731
         with suppress(RuntimeError):  # the loop is closed

@@ -17,6 +17,10 @@ Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Milliseconds = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]  # since 1970, up to the year 9999
 
+# What a decoder raises on a frame that is not what it should be: UnicodeDecodeError where its text is no UTF-8, which
+# websockets does not check in frames that it hands on as bytes.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+
 
 class Params(Struct, gc=False):
     """What a notification carries: a channel, or a heartbeat's type."""

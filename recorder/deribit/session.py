@@ -16,7 +16,7 @@ from msgspec import Raw
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from recorder.deribit.messages import Envelope, decode_envelope, decode_names, peek_channel
+from recorder.deribit.messages import UNREADABLE, Envelope, decode_envelope, decode_names, peek_channel
 from recorder.deribit.pacer import Pacer
 from recorder.runtime.version import version
 
@@ -172,7 +172,7 @@ class Session:
                 continue
             try:
                 envelope = decode_envelope(frame)
-            except msgspec.DecodeError as exc:
+            except UNREADABLE as exc:
                 self._reject(frame, str(exc), garbage=True)
                 continue
             if envelope.method == "subscription" and envelope.params is not None:

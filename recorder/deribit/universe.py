@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from recorder.deribit.messages import BookSummary, InstrumentData, decode_instruments, decode_summaries
+from recorder.deribit.messages import UNREADABLE, BookSummary, InstrumentData, decode_instruments, decode_summaries
 from recorder.deribit.session import Reply, RpcError
 from recorder.runtime import disk
 from recorder.runtime.logging import Logger
@@ -79,7 +79,7 @@ class Universe:
         """Fetch the list and its open interest; where that is refused the remembered list serves.
 
         Raises:
-            RpcError, TimeoutError, msgspec.DecodeError: it could not be had, and none is remembered.
+            RpcError, TimeoutError, UNREADABLE: it could not be had, and none is remembered.
         """
         asked = {"currency": self._currency, "kind": self._kind}
         self._announced.clear()
@@ -92,7 +92,7 @@ class Universe:
                 _open_interest(decode_summaries(summaries.result)),
                 instruments.us_out,
             )
-        except (RpcError, TimeoutError, msgspec.DecodeError) as exc:
+        except (RpcError, TimeoutError, *UNREADABLE) as exc:
             stale = self.listing if self.listing.instruments else self._remembered()
             self._log.warning("universe.stale", error=str(exc) or type(exc).__name__, remembered=stale is not None)
             if stale is None:
@@ -105,7 +105,7 @@ class Universe:
         """Fetch open interest alone.
 
         Raises:
-            RpcError, TimeoutError, msgspec.DecodeError: it could not be had; the old ranks stand.
+            RpcError, TimeoutError, UNREADABLE: it could not be had; the old ranks stand.
         """
         summaries = await call("public/get_book_summary_by_currency", currency=self._currency, kind=self._kind)
         self.listing = replace(self.listing, open_interest=_open_interest(decode_summaries(summaries.result)))
