@@ -3,11 +3,17 @@
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from analysis.errors import BadQuery
 from recorder.runtime import command_line, settings
 from recorder.runtime.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from analysis.sql import Ask
 
 EXAMPLES = """examples:
   python -m analysis sql "SELECT instrument, count(*) FROM eth_option_quotes GROUP BY ALL"
@@ -15,6 +21,7 @@ EXAMPLES = """examples:
   python -m analysis sql --list
   python -m analysis sql bars --from 2026-11-01T12:00 --to 2026-11-01T13:00 --parquet bars.parquet
   python -m analysis sql "FROM smile WHERE open_interest > 100" --watch 2
+  python -m analysis sql bars --remote sc://spark:15002 --archive s3://ticks/eth
   python -m analysis completeness --from 2026-11-01T12:00 --to 2026-11-01T13:00 --min-coverage 0.98
 
 exit codes of completeness: 0 complete, or told by gap rows; 1 something is missing that nothing tells;
@@ -43,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="comma-separated, with a header")
     form.add_argument("--parquet", type=Path, metavar="FILE", help="write the answer to a Parquet file")
     sql.add_argument("--watch", type=seconds, metavar="SECONDS", help="ask again and again, until Ctrl-C")
+    sql.add_argument(
+        "--remote", type=server, metavar="URL", help="ask a cluster over the archive: sc://host:port, Spark Connect"
+    )
     command_line.add_range(sql)
     _add_archive(sql)
     settings.add_flags(sql, settings.CommonSettings)
@@ -90,6 +100,25 @@ def seconds(text: str) -> float:
     return found
 
 
+def server(text: str) -> str:
+    """Read the URL of a Spark Connect server."""
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme == "sc" and parts.hostname and parts.port != 0 and parts.path in ("", "/")
+    except ValueError:  # of the port
+        known = False
+    if "token=" in text:
+        raise argparse.ArgumentTypeError(
+            "a token on the command line is seen by every user of this machine: put it into"
+            " SPARK_CONNECT_AUTHENTICATE_TOKEN in the environment"
+        )
+    if not known:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no server: expected sc://host:port, for example sc://spark:15002"
+        )
+    return text
+
+
 def _add_archive(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--archive", metavar="PLACE", help="a folder, or s3://bucket/prefix (default: the archive in DATA_DIR)"
@@ -106,14 +135,27 @@ def _sql(args: argparse.Namespace) -> int:
         sql.list_queries()
         return ExitCode.DONE
     statement = sql.statement_of(args.statement, args.file)
-    ask = sql.local(loaded.data_dir, Span(args.start, args.end), args.archive, statement)
+    span = Span(args.start, args.end)
+    if args.remote:
+        from analysis import remote  # noqa: PLC0415
+
+        most_rows = sql.SHOWN_ROWS if args.form == "table" and not args.parquet else None
+        with remote.asking(args.remote, loaded.data_dir, span, args.archive, most_rows=most_rows) as ask:
+            _print(partial(ask, statement), args)
+    else:
+        _print(sql.local(loaded.data_dir, span, args.archive, statement), args)
+    return ExitCode.DONE
+
+
+def _print(ask: "Ask", args: argparse.Namespace) -> None:
+    from analysis import sql  # noqa: PLC0415 - as above
+
     if args.parquet:
         sql.write_parquet(ask, args.parquet)
     elif args.watch:
         sql.watch(ask, args.form, args.watch)
     else:
         sql.answer(ask, args.form)
-    return ExitCode.DONE
 
 
 def _refuse_what_does_not_go_together(args: argparse.Namespace) -> None:

@@ -1,8 +1,9 @@
 """Errors of the analysis.
 
 TicktapeError
-├── NoTape     exit 2   DATA_DIR is no directory
-└── BadQuery   exit 2   there is no statement, or it was refused
+├── NoTape     exit 2   DATA_DIR is no directory, or there is no archive
+├── BadQuery   exit 2   there is no statement, or it was refused
+└── NoCluster  exit 1   the cluster cannot be asked
 """
 
 from recorder.runtime.errors import TicktapeError
@@ -19,3 +20,7 @@ class BadQuery(TicktapeError):
     """The statement is not one that the tape can answer."""
 
     exit_code = ExitCode.USAGE
+
+
+class NoCluster(TicktapeError):
+    """The cluster cannot be asked: what speaks to it is not installed, or it does not answer."""

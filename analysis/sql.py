@@ -28,7 +28,7 @@ Form = Literal["table", "json", "csv"]
 Ask = Callable[[], duckdb.DuckDBPyRelation]
 
 _TABLES = "tables are listed by: SHOW TABLES"
-_SHOWN_ROWS = 100
+SHOWN_ROWS = 100  # of a table
 _BATCH_ROWS = 10_000
 _CLEAR = "\x1b[H\x1b[2J"  # cursor to the upper left corner; erase all
 
@@ -47,7 +47,7 @@ def statement_of(text: str | None, file: Path | None) -> str:
     found = (text or "").strip().rstrip(";")
     if not found:
         raise BadQuery("there is nothing to run", remedy=_TABLES)
-    return f"FROM {found}" if found in {query.name for query in ready_queries()} else found
+    return {query.name: query.statement for query in ready_queries()}.get(found, found)
 
 
 def local(place: str, span: Span, archive: str | None, statement: str) -> Ask:
@@ -77,7 +77,7 @@ def answer(ask: Ask, form: Form) -> None:
     with _said_in_a_line():
         relation = ask()
         if form == "table":
-            relation.show(max_width=shutil.get_terminal_size((120, 40)).columns, max_rows=_SHOWN_ROWS)
+            relation.show(max_width=shutil.get_terminal_size((120, 40)).columns, max_rows=SHOWN_ROWS)
         elif form == "csv":
             _write_csv(relation)
         else:

@@ -36,7 +36,7 @@ def open_tape(
 ) -> duckdb.DuckDBPyConnection:
     """See `analysis.open`."""
     Tape.at(place, archive)
-    connection = _connect()
+    connection = connect()
     asked: dict[str, Any] = {
         "place": str(place), "archive": None if archive is None else str(archive), "chosen": sorted(chosen),
         "start": span.start and span.start.isoformat(), "end": span.end and span.end.isoformat(), "verify": verify,
@@ -68,7 +68,7 @@ def refresh_tape(connection: duckdb.DuckDBPyConnection) -> None:
 
 def connection_over(plans: Mapping[str, Plan], span: Span) -> duckdb.DuckDBPyConnection:
     """Return a DuckDB connection over streams as they were looked at."""
-    connection = _connect()
+    connection = connect()
     _make_streams(connection, plans, span, verify=False)
     return connection
 
@@ -91,6 +91,30 @@ def archived_rows(archive: Archived, manifests: Iterable[Manifest], stream: str)
     )  # fmt: skip
 
 
+def connect() -> duckdb.DuckDBPyConnection:
+    """Return a DuckDB connection whose times are UTC, whatever the machine's are."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'").fetchall()
+    return connection
+
+
+def of_kinds(found: Collection[str]) -> dict[str, list[str]]:
+    """Return the tables of kinds, `quotes` and so on, each with the streams whose rows it has: those of all markets.
+
+    A stream that has such a name itself is none of them.
+    """
+    by_kind = {
+        GAPS_STREAM if kind == "gaps" else kind: sorted(stream for stream in found if stream_kind(stream) == kind)
+        for kind in SCHEMAS
+    }
+    return {name: streams for name, streams in by_kind.items() if streams != [name]}
+
+
+def union(streams: Iterable[str], quote: str = '"') -> str:
+    """Return the statement of all rows of streams of a kind; names may begin with a digit, and are in quotes."""
+    return " UNION ALL ".join(f"SELECT * FROM {quote}{stream}{quote}" for stream in streams)  # noqa: S608 - ours
+
+
 def wanted_parts(planned: Plan, span: Span, *, verify: bool) -> list[Manifest]:
     """Return the parts of the archive that can have rows of a range; a damaged one is named, if it is looked for."""
     found = []
@@ -102,12 +126,6 @@ def wanted_parts(planned: Plan, span: Span, *, verify: bool) -> list[Manifest]:
             continue
         found.append(manifest)
     return found
-
-
-def _connect() -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'").fetchall()
-    return connection
 
 
 def _make_streams(
@@ -142,14 +160,10 @@ def _archived(
 
 
 def _make_kinds(connection: duckdb.DuckDBPyConnection, found: Collection[str], chosen: Collection[str]) -> None:
-    """Make `quotes` of the quotes of all markets, and so on; of what the tape has nothing of, an empty one."""
-    for kind, schema in SCHEMAS.items():
-        name = GAPS_STREAM if kind == "gaps" else kind
-        of_kind = sorted(stream for stream in found if stream_kind(stream) == kind)
-        if of_kind == [GAPS_STREAM]:
-            continue
-        if of_kind:
-            rows = " UNION ALL ".join(f'SELECT * FROM "{stream}"' for stream in of_kind)  # noqa: S608 - names of ours
-            connection.execute(f"CREATE OR REPLACE VIEW {name} AS {rows}").fetchall()
+    for name, streams in of_kinds(found).items():
+        kind = stream_kind(name) or name
+        if streams:
+            connection.execute(f"CREATE OR REPLACE VIEW {name} AS {union(streams)}").fetchall()
         elif is_chosen(name, chosen) or kind in chosen or kind in ("instruments", "gaps"):
-            connection.from_arrow(pa.Table.from_batches([], schema=schema)).create_view(name, replace=True)
+            empty = pa.Table.from_batches([], schema=SCHEMAS[kind])
+            connection.from_arrow(empty).create_view(name, replace=True)

@@ -1,7 +1,8 @@
 """Ready queries: a file each, whose first line says in a sentence what it answers. They are views of every tape.
 
 DuckDB and Spark both take them as they are: identifiers are unquoted, and what only one of the two has by name
-(`unix_micros`, `percentile`) is a macro in the other.
+(`unix_micros`, `percentile`) is a macro in the other. Where they differ in silence a query says what it wants: where
+nulls come in an order (`NULLS LAST`), and what becomes of a division by zero (`nullif`).
 """
 
 from functools import cache

@@ -5,7 +5,7 @@ SELECT
     min(ask_price - bid_price) AS least,
     avg(ask_price - bid_price) AS mean,
     max(ask_price - bid_price) AS most,
-    avg(200 * (ask_price - bid_price) / (ask_price + bid_price)) AS mean_percent,
+    avg(200 * (ask_price - bid_price) / nullif(ask_price + bid_price, 0)) AS mean_percent,
     count(*) AS quotes
 FROM quotes
 WHERE bid_price IS NOT NULL AND ask_price IS NOT NULL

@@ -5,9 +5,9 @@ SELECT
     sum(CASE WHEN side = 'buy' THEN size ELSE 0 END) AS bought,
     sum(CASE WHEN side = 'sell' THEN size ELSE 0 END) AS sold,
     sum(price * size) AS premium,
-    sum(iv * size) / sum(size) AS mean_iv_percent,
+    sum(iv * size) / nullif(sum(size), 0) AS mean_iv_percent,
     count(*) AS trades
 FROM trades
 LEFT JOIN options ON options.instrument = trades.instrument
 GROUP BY date_trunc('minute', trades.timestamp), options.option_type
-ORDER BY minute, option_type
+ORDER BY minute, option_type NULLS LAST
