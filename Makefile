@@ -9,7 +9,7 @@ ARGS ?= # more flags for the program, for example ARGS="--for 60"
 Q ?= SELECT instrument, count(*) AS quotes FROM eth_option_quotes GROUP BY ALL ORDER BY quotes DESC LIMIT 10
 
 ##@ Use
-.PHONY: help install demo chaos record load replay audit archive prune sql completeness doctor simulate
+.PHONY: help install demo chaos record load replay audit archive prune sql notebook completeness doctor simulate
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "; printf "make TARGET\n"} /^[a-z-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2} /^##@ / {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
 
@@ -48,6 +48,9 @@ prune: $(STAMP) ## Remove segments that the archive holds (ARGS="--keep 14 --dry
 sql: $(STAMP) ## Query the tape, live rows included: make sql Q="SELECT …"
 	@$(PY) -m analysis sql "$(Q)" $(ARGS)
 
+notebook: $(STAMP) ## Look at the tape in a browser, as tables and charts (ARGS="--port 2718 --headless")
+	MARIMO_SKIP_UPDATE_CHECK=1 $(PY) -m marimo edit analysis/notebook.py $(ARGS)
+
 completeness: $(STAMP) ## Prove what the tape holds (ARGS="--from T --to T --min-coverage 0.98")
 	@$(PY) -m analysis completeness $(ARGS)
 
@@ -65,6 +68,7 @@ test: $(STAMP) ## All tests
 lint: $(STAMP) ## Style
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m marimo check --strict analysis/notebook.py
 
 types: $(STAMP) ## Types
 	$(PY) -m mypy

@@ -138,7 +138,7 @@ class _Market:
             healed, size = turn % 15 == 1, float(rng.randrange(1, 200))
             yield _row(
                 "trades", start_us + turn * 1_700_000 + rng.randrange(1_000), name,
-                3_600 * US_PER_SEC if healed else rng.randrange(2_000, 90_000),
+                60 * US_PER_SEC if healed else rng.randrange(2_000, 90_000),
                 trade_id=f"ETH-{start_us // US_PER_SEC + turn}", trade_seq=self._traded[name],
                 price=option.price(UNDERLYING), size=size, side=rng.choice(("buy", "sell")),
                 iv=60 + rng.uniform(-4, 4), underlying_price=None if turn % 9 == 0 else UNDERLYING,

@@ -72,7 +72,10 @@ class Cluster:
 def running(folder: Path, **environment: str) -> Iterator[Cluster]:
     one = Cluster(folder, **environment)
     try:
-        yield one
+        with pytest.MonkeyPatch.context() as patch:
+            # pyspark takes a process whose main module is no file, as in a worker of pytest, for doctests of its own.
+            patch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
+            yield one
     finally:
         one.process.kill()
         one.process.wait()
