@@ -63,17 +63,20 @@ def test_an_outage_of_the_database_costs_nothing(programs: Programs, server: Emb
     exchange.stop()
     want = expected(sent(journal))
 
-    until(lambda: arrived(url, len(want.quotes)), "the backlog to be loaded")
+    until(lambda: arrived(url, want), "the backlog to be loaded")
     assert_same(want, url)
     assert loader.stop() == 0
 
 
-def arrived(url: str, quotes: int) -> bool:
+def arrived(url: str, want: Expected) -> bool:
+    """Whether as many rows of each stream are loaded as are wanted, or more."""
     try:
-        ((loaded,),) = query(url, "SELECT count(*) FROM eth_option_quotes")
+        return all(
+            len(rows_in(url, kind)) >= len(rows)
+            for kind, rows in (("quotes", want.quotes), ("tickers", want.tickers), ("trades", want.trades))
+        )
     except psycopg.OperationalError:
         return False
-    return bool(loaded >= quotes)
 
 
 def test_a_replay_into_a_second_database_is_equal_row_for_row(
