@@ -5,11 +5,11 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from analysis.errors import BadQuery
-from recorder.runtime import command_line, settings
+from recorder.runtime import command_line, settings, signals
 from recorder.runtime.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -139,12 +139,17 @@ def _sql(args: argparse.Namespace) -> int:
     if args.remote:
         from analysis import remote  # noqa: PLC0415
 
+        signals.on_stop(_interrupt)  # a second Ctrl-C does not wait for the cluster to be told
         most_rows = sql.SHOWN_ROWS if args.form == "table" and not args.parquet else None
         with remote.asking(args.remote, loaded.data_dir, span, args.archive, most_rows=most_rows) as ask:
             _print(partial(ask, statement), args)
     else:
         _print(sql.local(loaded.data_dir, span, args.archive, statement), args)
     return ExitCode.DONE
+
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _print(ask: "Ask", args: argparse.Namespace) -> None:

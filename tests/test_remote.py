@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -94,6 +95,15 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record_market(root)
     archive(root)
     return root
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """Undo what the command does to the process that it is run in."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
 
 
 def ask(url: str, root: Path | str, statement: str, span: Span = NO_TIME, archive: str | None = None) -> Any:
@@ -348,6 +358,23 @@ def test_a_server_that_goes_away_is_one_line(tmp_path: Path, market: Path) -> No
         cluster.process.kill()
         with pytest.raises(NoCluster, match="cannot be reached"):
             asking("SELECT 1")
+
+
+def test_a_second_interrupt_does_not_wait_for_the_server(tmp_path: Path, market: Path, programs: Programs) -> None:
+    """Which may be too busy to be told that a statement, or the session, is over."""
+    with running(tmp_path) as cluster:
+        asking = programs.start(
+            "analysis", "sql", "SELECT 1", "--remote", cluster.url, "--watch", 0.001, "--data-dir", market
+        )
+        until(lambda: asking.out, "the first answer")
+        cluster.process.send_signal(signal.SIGSTOP)
+        for _ in range(2):
+            with pytest.raises(subprocess.TimeoutExpired):
+                asking.process.wait(1)
+            asking.process.send_signal(signal.SIGINT)
+
+        assert asking.wait() == 130
+        assert asking.err.count("\n") == 1  # what was asked, and no traceback
 
 
 def test_without_the_client_it_says_what_to_install(market: Path, programs: Programs, tmp_path: Path) -> None:
