@@ -240,7 +240,9 @@ def _(option, tape):
 @app.cell(hide_code=True)
 def _(bars_of_option):
     _label = "utcFormat(datum.value, utchours(datum.value) || utcminutes(datum.value) ? '%H:%M' : '%d %b')"
-    _time = alt.X("minute:T", title="UTC").scale(type="utc").axis(tickMinStep=60_000, labelExpr=_label)
+    _time = (
+        alt.X("minute:T", title="UTC").scale(type="utc").axis(tickMinStep=60_000, labelExpr=_label, labelSeparation=8)
+    )
     _rose = alt.condition("datum.close >= datum.open", alt.value(0.9), alt.value(0.15))
     _base = alt.Chart(bars_of_option).encode(_time, tooltip=bars_of_option.columns)
     _lines = _base.mark_rule(color="#2b8cbe").encode(
@@ -258,8 +260,8 @@ def _():
     mo.md("""
     ## The smile
 
-    The newest iv of each option of an expiry, in percent, by strike: the mark as a line, from bid to ask as a bar.
-    The upright line is the price of the underlying.
+    The newest iv of each option of an expiry, in percent, by strike: the mark as a line, from bid to ask as a bar
+    where there are both. The upright line is the price of the underlying.
     """)
     return
 
