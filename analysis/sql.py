@@ -147,13 +147,14 @@ def _write_csv(relation: duckdb.DuckDBPyRelation) -> None:
 
 
 def _write_json(relation: duckdb.DuckDBPyRelation) -> None:
-    before = "["
+    between = ""
+    sys.stdout.write("[")
     for batch in relation.to_arrow_reader(_BATCH_ROWS):
-        for row in batch.to_pylist():
-            sys.stdout.write(before)
-            json.dump(_plain(row), sys.stdout, default=str)
-            before = ", "
-    sys.stdout.write("]\n" if before == ", " else "[]\n")
+        rows = [_plain(row) for row in batch.to_pylist()]
+        if rows:
+            sys.stdout.write(between + json.dumps(rows, default=str)[1:-1])
+            between = ", "
+    sys.stdout.write("]\n")
 
 
 def _plain(value: Any) -> Any:

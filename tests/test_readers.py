@@ -35,6 +35,11 @@ from tests.segments.test_doctor import flip, identity_of, tape, tree, version_2
 
 FORMAT_1 = Path(__file__).parent / "fixtures" / "format-1"
 SELECT = f"SELECT * FROM {QUOTES} ORDER BY change_id"
+# A tape that grows while it is asked may have many millions of rows: these tell whether they are 1, 2, 3 …
+NUMBERS = f"""
+SELECT count(*) AS rows, count(DISTINCT change_id) AS numbers, max(change_id) AS newest FROM {QUOTES}
+WHERE change_id >= 1
+"""
 Record = Callable[[str, object], None]
 
 pytestmark = pytest.mark.timeout(3600)  # the full sizes take long
@@ -147,12 +152,11 @@ def test_readers_see_a_committed_prefix_while_the_writer_is_killed(
             looks += 1
         if kill % 3 == turn:
             before = writer.durable()
-            numbers_only = SELECT.replace("*", "change_id")  # the tape grows while it is asked
-            ran = programs.run("analysis", "sql", numbers_only, "--json", "--data-dir", root)
+            ran = programs.run("analysis", "sql", NUMBERS, "--json", "--data-dir", root)
             assert ran.process.returncode == 0, ran.err
-            numbers = [one["change_id"] for one in json.loads(ran.out)]
-            assert numbers == list(range(1, len(numbers) + 1))
-            assert before <= len(numbers) <= writer.tried()
+            (found,) = json.loads(ran.out)
+            assert found["rows"] == found["numbers"] == found["newest"] or found["rows"] == 0, found
+            assert before <= found["rows"] <= writer.tried()
             looks += 1
         writer.kill()
         is_prefix(by_analysis(root), writer, writer.durable(), f"seed {seed}, kill {kill}, after it")
