@@ -59,18 +59,23 @@ class Gaps:
     def __post_init__(self) -> None:
         self._by_time: dict[tuple[str, str | None], list[Gap]] = defaultdict(list)
         for gap in self.newest:
-            self._by_time[gap.stream, gap.instrument].append(gap)
+            if gap.status != "void":  # a step of the clock: nothing was missed in that time
+                self._by_time[gap.stream, gap.instrument].append(gap)
         self._by_number: dict[tuple[str, str], list[Gap]] = defaultdict(list)
         for gap in self.rows:
             if gap.instrument is not None and gap.first is not None and gap.last is not None:
                 self._by_number[gap.stream, gap.instrument].append(gap)
 
     def of(self, stream: str, instrument: str) -> list[Gap]:
-        """Return the gaps in time that concern an instrument's rows of a stream."""
+        """Return the gaps in time in which an instrument's rows of a stream were missed."""
         return [*self._by_time[stream, instrument], *self._by_time[stream, None]]
 
     def at(self, stream: str, instrument: str, from_us: int, to_us: int, *, lasting: bool = False) -> Gap | None:
-        """Return a gap at some time between two rows; with `lasting` a hole in time whose numbers are not told."""
+        """Return a gap at some time between two rows; with `lasting` a hole in time whose numbers are not told.
+
+        The second row has the earlier time where the clock was set back between them.
+        """
+        from_us, to_us = min(from_us, to_us), max(from_us, to_us)
         for gap in self.of(stream, instrument):
             if lasting and (gap.first is not None or gap.status not in ("open", "lost")):
                 continue

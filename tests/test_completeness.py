@@ -44,10 +44,11 @@ def gap(
     *,
     state_no: int = 0,
     name: str | None = "A",
+    cause: str = "disconnect",
 ) -> Row:
     now_us = NOON_US + round(100 * S) + state_no
     ended = None if to_s is None else NOON_US + round(to_s * S)
-    return (now_us, name, now_us, f"g{first}{from_s}", state_no, stream, "disconnect", status,
+    return (now_us, name, now_us, f"g{first}{from_s}", state_no, stream, cause, status,
             NOON_US + round(from_s * S), ended, first, last, None)  # fmt: skip
 
 
@@ -164,6 +165,29 @@ def test_time_in_gap_rows_is_not_covered(tape: Tape, data_dir: DataDir) -> None:
     assert (code, found["below_min_coverage"]) == (1, [[QUOTES, "A", pytest.approx(0.6)]])
     after = "2025-11-22T12:00:15"
     assert completeness(data_dir.root, "--min-coverage", "0.98", "--from", after)[0] == 0
+
+
+def test_a_step_of_the_clock_tells_no_hole(tape: Tape, data_dir: DataDir) -> None:
+    """Nothing was missed for it, though its row spans an hour: a hole in that hour is untold, and all is covered."""
+    step = gap(QUOTES, "void", 31, 3631, name=None, cause="clock_step")
+    write(tape, data_gaps=[step], eth_option_quotes=[quote(40, 7, 6), quote(41, 8, 7)])
+    code, found = completeness(data_dir.root, "--min-coverage", "1")
+    assert (code, found["untold"]) == (0, [])
+    assert found["streams"][QUOTES]["instruments"]["A"]["coverage"] == 1.0
+    write(tape, eth_option_quotes=[quote(50, 20, 19)])
+    code, found = completeness(data_dir.root)
+
+    assert (code, [hole["from_us"] for hole in found["untold"]]) == (1, [NOON_US + 41 * S])
+
+
+def test_a_hole_over_which_the_clock_was_set_back_is_told_by_its_gap(tape: Tape, data_dir: DataDir) -> None:
+    """The row after it has an earlier time than the one before it; the gap row lies between the two."""
+    crash = gap(QUOTES, "lost", 7, 9, name=None, cause="crash")
+    write(tape, data_gaps=[crash], eth_option_quotes=[quote(9, 20, None), quote(10, 21, 20)])
+    code, found = completeness(data_dir.root)
+
+    assert (code, found["untold"]) == (0, [])
+    assert [hole["cause"] for hole in found["streams"][QUOTES]["instruments"]["A"]["holes"]] == ["crash"]
 
 
 def test_who_was_left_out_for_a_while_has_no_hole_there(tape: Tape, data_dir: DataDir) -> None:
