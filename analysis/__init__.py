@@ -40,7 +40,7 @@ def open(  # noqa: A001 - `analysis.open(…)` is what it does
         archive: a folder or `s3://bucket/prefix`; None for the one in `data_dir`.
         verify: check every file to its last byte before its rows count. Live ones are always checked, sealed and
             archived ones else believed. Only the good rows of a damaged segment count, and none of a damaged part of
-            the archive; both are named by a warning.
+            the archive (its segments do where they are still on the tape); both are named by a warning.
 
     Raises:
         NoTape: there is no such directory, or the archive cannot be reached.

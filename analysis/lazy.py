@@ -10,7 +10,7 @@ from pyarrow import fs
 from analysis.errors import NoTape
 from analysis.rows import Rows
 from analysis.span import Span
-from analysis.tables import archived_rows, wanted_parts
+from analysis.tables import archived_rows, believed, wanted_parts
 from analysis.tape import Tape, plan
 
 
@@ -21,10 +21,10 @@ def scan_tape(
     tape = Tape.at(place, archive)
     if stream not in tape.streams():
         raise NoTape(f"the tape has no stream {stream}", remedy=f"it has {', '.join(tape.streams()) or 'none'}")
-    planned = plan(tape, stream)
+    planned = believed(plan(tape, stream), span, verify=verify)
     rows = Rows(planned, span, verify=verify)
     found = [_segments(rows)]
-    if (parts := wanted_parts(planned, span, verify=verify)) and planned.archive:
+    if (parts := wanted_parts(planned, span)) and planned.archive:
         if isinstance(planned.archive.filesystem, fs.LocalFileSystem):
             files = [planned.archive.part(part) for part in parts]
             found.append(pl.scan_parquet(files, hive_partitioning=False, extra_columns="ignore"))

@@ -126,6 +126,21 @@ class Wanted:
         text = "" if condition is None else str(condition)
         self.needed = [number for number, name in enumerate(schema.names) if name in columns or name in text]
 
+    def check(self, table: pa.Table) -> None:
+        """Refuse columns of other types, and such as lead out of their bytes: to follow them ends the whole process.
+
+        Numbers cannot, whatever they are; texts can, wherever one begins.
+
+        Raises:
+            pa.ArrowInvalid: they do.
+        """
+        if table.schema.types != [self.schema.types[number] for number in self.needed]:
+            raise pa.ArrowInvalid("the footer names other types")
+        table.validate()
+        for column in table.columns:
+            if pa.types.is_string(column.type):
+                column.validate(full=True)
+
     def of(self, table: pa.Table) -> list[pa.RecordBatch]:
         """Return them of a file's rows, its flushes together: a small batch takes its reader as long as a large."""
         joined = table.replace_schema_metadata(None).combine_chunks()
@@ -163,7 +178,8 @@ def _read(path: Path, wanted: Wanted) -> list[pa.RecordBatch]:
             reader = pa.ipc.open_file(file, options=options)
             flushes = [reader.get_batch(number) for number in range(0, reader.num_record_batches, 2)]
             read = pa.Table.from_batches(flushes, schema=reader.schema)
-        return wanted.of(read)
+            wanted.check(read)
+            return wanted.of(read)
     except FileNotFoundError:
         raise
     except ARROW_ERRORS:

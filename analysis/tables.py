@@ -1,6 +1,7 @@
 """The tape as tables of a DuckDB connection: one a stream, one a kind of stream, and the ready queries as views."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -115,25 +116,34 @@ def union(streams: Iterable[str], quote: str = '"') -> str:
     return " UNION ALL ".join(f"SELECT * FROM {quote}{stream}{quote}" for stream in streams)  # noqa: S608 - ours
 
 
-def wanted_parts(planned: Plan, span: Span, *, verify: bool) -> list[Manifest]:
-    """Return the parts of the archive that can have rows of a range; a damaged one is named, if it is looked for."""
-    found = []
+def believed(planned: Plan, span: Span, *, verify: bool) -> Plan:
+    """Return a plan without parts of the archive that are damaged, if that is looked for; they are named.
+
+    Such a part counts as if it were not there: where its segments are still on the tape they count.
+    """
+    if not verify or planned.archive is None:
+        return planned
+    whole = []
     for manifest in planned.manifests:
-        if not span.part(manifest) or planned.archive is None:
-            continue
-        if verify and isinstance(wrong := planned.archive.rows(manifest), Damaged):
+        if span.part(manifest) and isinstance(wrong := planned.archive.rows(manifest), Damaged):
             log.warning("left out %s: %s", wrong.path, wrong.why)
-            continue
-        found.append(manifest)
-    return found
+        else:
+            whole.append(manifest)
+    return replace(planned, manifests=tuple(whole))
+
+
+def wanted_parts(planned: Plan, span: Span) -> list[Manifest]:
+    """Return the parts of the archive that can have rows of a range."""
+    return [manifest for manifest in planned.manifests if span.part(manifest)]
 
 
 def _make_streams(
     connection: duckdb.DuckDBPyConnection, plans: Mapping[str, Plan], span: Span, *, verify: bool
 ) -> None:
-    for stream, planned in plans.items():
+    for stream, looked_at in plans.items():
+        planned = believed(looked_at, span, verify=verify)
         segments = Rows(planned, span, verify=verify)
-        parts = wanted_parts(planned, span, verify=verify)
+        parts = wanted_parts(planned, span)
         if not parts:
             rows = connection.from_arrow(segments)
         elif segments.none:  # by itself Parquet answers from its footers how many rows it has

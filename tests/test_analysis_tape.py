@@ -2,10 +2,12 @@
 
 import logging
 import shutil
+import struct
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import analysis
@@ -14,12 +16,15 @@ from loader.archive.store import open_store
 from loader.settings import LoaderSettings
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.archived import Archived
+from recorder.segments.encode import encode_segment
 from recorder.segments.layout import sealed_files
 from recorder.segments.manifest import Manifest
 from recorder.segments.schemas import SCHEMAS, rows_to_batch, stream_kind
 from recorder.segments.tape import Tape
 from tests.fix_archive import DAY_US, archive, flip_a_bit, parts
 from tests.fix_postgres import START_US, make_rows, record
+from tests.fix_programs import Programs
+from tests.segment_tools import identity
 
 QUOTES, TRADES, OPTIONS = "eth_option_quotes", "eth_option_trades", "eth_option_instruments"
 US_PER_SEC = 1_000_000
@@ -191,3 +196,105 @@ def test_nothing_is_missed_or_doubled_while_segments_move(tape: Path, monkeypatc
         assert len(found) == len(before) + 7, moment
         for path in sealed_files(DataDir(tape), QUOTES)[6:]:
             path.unlink()
+
+
+# Damage
+
+
+def looks(root: Path, *, verify: bool) -> list[set[tuple[Any, ...]]]:
+    """Return the rows of quotes by DuckDB and by polars."""
+    scanned = analysis.scan(QUOTES, root, verify=verify).collect().to_arrow()
+    return [set(rows(root, verify=verify)), {tuple(row.values()) for row in scanned.to_pylist()}]
+
+
+def flushed(root: Path) -> Path:
+    """Write one more segment of quotes, of four flushes of ten rows."""
+    writer = live(root, 10, START_US + 3 * DAY_US)
+    for number in (1, 2, 3):
+        at_us = START_US + 3 * DAY_US + number * US_PER_SEC
+        batch = rows_to_batch(SCHEMAS["quotes"], make_rows(QUOTES, 10, start_us=at_us))
+        assert writer.write_round({QUOTES: [batch]}, now_us=at_us).failure is None
+    writer.seal_all()
+    return sealed_files(DataDir(root), QUOTES)[-1]
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << (at % 8)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.2, 0.4, 0.6, 0.98])
+def test_who_verifies_sees_only_good_rows_and_which_file_is_damaged(
+    tape: Path, share: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bit flipped anywhere in a sealed segment: at most the flush that it is in, and the next, are missing."""
+    path = flushed(tape)
+    before = set(rows(tape))
+    flip(path, int(path.stat().st_size * share))
+    found = looks(tape, verify=True)
+    named = [record.getMessage() for record in caplog.records]
+
+    for some in found:
+        assert some <= before
+        assert len(before - some) in (0, 10, 20)
+    assert len(named) == 2
+    assert all(path.name in line for line in named)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_who_verifies_sees_no_row_of_a_damaged_part_but_those_of_its_segments(
+    tape: Path, pruned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part whose checksum does not fit counts as if it were not there; its segments do where they still are."""
+    before = set(rows(tape))
+    archive(tape)
+    part = next(path for path in parts(tape) if QUOTES in str(path))
+    flip_a_bit(part)
+    if pruned:
+        shutil.rmtree(tape / QUOTES)
+    found = looks(tape, verify=True)
+    named = [record.getMessage() for record in caplog.records]
+
+    assert [some <= before for some in found] == [True, True]
+    assert [len(some) for some in found] == ([150, 150] if pruned else [300, 300])
+    assert len(named) == 2
+    assert all(str(part) in line for line in named)
+
+
+def test_a_damaged_footer_costs_no_row(tape: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Cut off, or with a bit flipped anywhere: the rows are found without it, and whoever cannot use it says so."""
+    path = flushed(tape)
+    before, whole = set(rows(tape)), path.read_bytes()
+    footer_bytes = int.from_bytes(whole[-10:-6], "little") + 10
+    for cut in range(1, footer_bytes, 97):
+        path.write_bytes(whole[:-cut])
+        caplog.clear()
+        assert looks(tape, verify=False) == [before, before]
+        assert len([record for record in caplog.records if path.name in record.getMessage()]) == 2
+    said = 0
+    for at in range(len(whole) - footer_bytes, len(whole), 13):
+        path.write_bytes(whole)
+        flip(path, at)
+        caplog.clear()
+        assert looks(tape, verify=False) == [before, before]
+        said += len([record for record in caplog.records if path.name in record.getMessage()])
+    assert said > footer_bytes / 13
+
+
+def test_a_text_that_leads_out_of_the_file_does_not_end_the_process(tape: Path, programs: Programs) -> None:
+    """Where a text begins is a number in the file: flipped, it leads anywhere. Its rows are left out, and named."""
+    path = flushed(tape)
+    before = len(rows(tape))
+    batch = rows_to_batch(SCHEMAS["quotes"], make_rows(QUOTES, 12))
+    starts = pa.array(batch["instrument"]).buffers()[1].to_pybytes()[: 13 * 4]
+    wrong = struct.pack("<i", 2**30).join((starts[:24], starts[28:]))
+    whole = encode_segment(batch.schema, identity(QUOTES, "another"), [batch], compression=None)
+    assert whole.count(starts) == 1
+    path.write_bytes(whole.replace(starts, wrong))
+    ran = programs.run("analysis", "sql", f"SELECT count(*) AS n, max(instrument) FROM {QUOTES}", "--csv",
+                       "--data-dir", tape)  # fmt: skip
+
+    assert ran.process.returncode == 0, ran.err
+    assert f"{before - 40}," in ran.out
+    assert f"{path.name}: all but 0 rows" in ran.err
