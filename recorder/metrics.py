@@ -128,7 +128,10 @@ class Metrics(Collector):
                 "recorder_dropped_rows", "Rows that found no room",
                 {stream: buffer.dropped for stream, buffer in lanes.items()}, "stream",
             ),
-            gauge("recorder_open_gaps", "Gaps without a fate yet", {cause: of_gaps[cause] for cause in causes}, "cause"),
+            gauge(
+                "recorder_open_gaps", "Gaps without a fate yet",
+                {cause: of_gaps[cause] for cause in causes}, "cause",
+            ),
             counter(
                 "recorder_gaps", "Gaps that were opened",
                 {cause: intake.gaps.opened[cause] for cause in causes}, "cause",
