@@ -127,7 +127,8 @@ def test_a_dead_recorder_pages_and_is_mailed_and_so_is_its_return(
     assert event["payload"]["severity"] == "critical"
     assert event["payload"]["custom_details"]["runbook"] == "docs/runbook.md#recorderdown"
     mail = next(mail for mail in watch.mail.mails if "RecorderDown" in mail["Subject"])
-    assert "docs/runbook.md#recorderdown" in mail.get_content()
+    (text,) = (part.get_content() for part in mail.iter_parts())
+    assert "docs/runbook.md#recorderdown" in text
 
     recording()
     until(lambda: watch.paged("RecorderDown") == "resolve", "the end of the page")
