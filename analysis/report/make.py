@@ -48,8 +48,8 @@ def make(place: str, span: Span, archive: str | None, file: Path) -> None:
 def _page(tape: Tape, place: str, span: Span, archive: str | None) -> tuple[str, str]:
     """Return the page, and the words of its verdict."""
     found, verdict = _checked(tape, span)
+    streams = tape.streams()  # before the tables are made: a stream may be begun meanwhile
     with open_tape(place, span, archive=archive) as connection:
-        streams = tape.streams()
         facts = figures.facts(connection, streams)
         told = recorded.Recorded(gaps_told(connection), recorded_told(connection, streams))
         axis = figures.time_axis(facts, told.since_us, span.start, span.end)
