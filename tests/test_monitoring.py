@@ -15,6 +15,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+import analysis
 from recorder.runtime.settings import KNOWN_NAMES
 from tests.fix_monitoring import DEPLOY, ask, free_port, prometheus, replaced
 from tests.fix_postgres import fresh_database, load_once, query
@@ -211,6 +212,16 @@ def test_the_runbook_has_only_commands_that_there_are() -> None:
     assert programs
     for program, command in programs:
         assert f"python -m {program} {command}" in (REPOSITORY / "README.md").read_text()
+
+
+def test_the_queries_of_the_runbook_are_answered(watched: Watched) -> None:
+    """Each is one that the tape takes."""
+    asked = re.findall(r'make sql Q="(.*?)"', (REPOSITORY / "docs" / "runbook.md").read_text())
+
+    assert len(asked) > 3
+    with analysis.open(watched.tape) as tape:
+        for statement in asked:
+            tape.sql(statement).fetchall()
 
 
 # Metrics
