@@ -56,14 +56,19 @@ def recorded(tape: Path) -> set[str]:
 
 
 def left_and_taken_up(tape: Path) -> list[dict[str, Any]]:
-    """Return when an instrument was not recorded because it was not chosen, as if gap rows told it."""
+    """Return when an instrument was not recorded because it was not chosen, as if gap rows told it.
+
+    A tape claims nothing of an instrument before the first row that says it is recorded: its connection may have been
+    lost before the exchange's grant could be read.
+    """
     since: dict[str, int] = {}
-    found = []
+    known, found = set[str](), []
     rows = tape_rows(tape, "eth_option_instruments", ["received_at", "instrument", "recorded"])
     for at_us, name, is_recorded in sorted(rows):
-        if not is_recorded:
-            since.setdefault(name, at_us)
-        elif name in since:
+        if name not in known or not is_recorded:
+            since.setdefault(name, at_us if name in known else 0)
+            known.add(name)
+        if is_recorded and name in since:
             span = {"started_at": _datetime(since.pop(name)), "ended_at": _datetime(at_us)}
             found += [{"stream": f"eth_option_{kind}", "instrument": name, **span} for kind in ("quotes", "tickers")]
     return found
