@@ -48,9 +48,13 @@ def nearest_rank(values: list[float], share: float) -> float:
     return next(value for place, value in enumerate(ordered, 1) if place >= share * len(ordered) - 1e-9)
 
 
-def test_latency_is_a_percentile_of_what_came(con: duckdb.DuckDBPyConnection, market_rows: Rows, axis: Axis) -> None:
+@pytest.mark.parametrize("width_us", [1_000_000, 150_000_000])  # with few quotes in a bucket, and with many
+def test_latency_is_a_percentile_of_what_came(
+    con: duckdb.DuckDBPyConnection, market_rows: Rows, axis: Axis, width_us: int
+) -> None:
     """To three digits; nothing where nothing came."""
     figures.take_market(con, "eth_option", [QUOTES, TRADES, TICKERS], axis)
+    axis = Axis(axis.start_us, axis.end_us, width_us)
     found = figures.latency(con, axis)
     late: dict[int, list[float]] = defaultdict(list)
     for one in market_rows[QUOTES]:

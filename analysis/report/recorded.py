@@ -108,8 +108,8 @@ def told_gaps(connection: duckdb.DuckDBPyConnection, facts: Sequence[StreamFacts
     return Section(
         "gaps", "What was missed, and told",
         "Every interval in which ticks may be missing is a gap row. Missed trades are fetched afterwards: they are "
-        "healed, or void (never existed), or lost. Quotes and tickers cannot be had again. An open gap may still be "
-        "settled.",
+        "healed, or void (nothing was missing), or lost. Quotes and tickers cannot be had again. An open gap may "
+        "still be settled.",
         tables=[Table("Gaps by cause and status: how many in each kind of stream", header, rows)] if rows else [],
         nothing="No gap row tells of this time.",
     )  # fmt: skip
