@@ -126,8 +126,8 @@ class Page(HTMLParser):
         self._section = "top"
         self._inside = ""
         self.feed(text)
-        ((_, charts),) = [one for one in self.scripts if one[0] == "application/json"]
-        self.charts: dict[str, dict[str, Any]] = {one["id"]: one for one in json.loads(charts)}
+        ((_, self.numbers),) = [one for one in self.scripts if one[0] == "application/json"]
+        self.charts: dict[str, dict[str, Any]] = {one["id"]: one for one in json.loads(self.numbers)}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
@@ -181,6 +181,8 @@ def drawn(found: Page) -> None:
         assert len(lengths) == 1
         values = [dict(zip(names, one, strict=True)) for one in zip(*columns.values(), strict=True)]
         assert values
-        svg = vl_convert.vegalite_to_svg({**chart["spec"], "width": 400, "datasets": {"rows": values}})
+        svg = vl_convert.vegalite_to_svg(
+            {**chart["spec"], "width": 400, "datasets": {**chart["spec"].get("datasets", {}), "rows": values}}
+        )
         assert "<path" in svg
         assert "NaN" not in svg

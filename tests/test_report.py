@@ -40,6 +40,7 @@ HOSTILE = [
     "</script><script>alert(1)</script>",
     "<img src=http://x.invalid/ onerror=alert(1)>",
     "\"><!--<script>'&$x",
+    "</script x",
 ]
 SECTIONS = [
     "streams", "gaps", "rates", "coverage", "latency", "spreads", "volume", "smile", "term-structure",
@@ -130,6 +131,7 @@ def test_names_from_the_tape_are_never_markup(tmp_path: Path, page: Make) -> Non
     drawn(found)
     tags = [tag for tag, _ in found.elements]
     assert tags.count("script") == 3
+    assert "<" not in found.numbers  # a browser ends a script where this parser does not
     assert "img" not in tags
     assert not {name for _, one in found.elements for name in one} & {"onerror", "onload"}
     assert sorted(found.charts["smile-0"]["columns"]["instrument"]) == sorted(HOSTILE)

@@ -2,7 +2,7 @@
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from analysis.proof import Gap, covered_us, union
 from analysis.report.axis import MOST_BUCKETS, Axis, axis_over
@@ -39,7 +39,7 @@ def test_a_cell_says_what_share_of_its_time_lies_outside_of_gaps(
     for cell in found:
         own = {second for second in seconds if cell.from_us <= second * S < cell.until_us}
         lost = own & (missed["crash"] | missed["silence"])
-        assert own
+        assert {one // 10 for one in own} == set(range(cell.from_us // (10 * S), (cell.until_us - 1) // (10 * S) + 1))
         assert cell.share == pytest.approx(1 - len(lost) / len(own), abs=0.0001)
         most = max(len(own & one) for one in missed.values())
         assert (cell.cause == "") == (not lost)
@@ -52,6 +52,7 @@ def test_a_cell_says_what_share_of_its_time_lies_outside_of_gaps(
 
 
 @given(st.integers(0, 2**50), st.integers(0, 2**51))
+@example(0, MOST_BUCKETS * S)
 def test_a_chart_has_no_more_points_than_it_can_show(start_us: int, length_us: int) -> None:
     """And its buckets hold all of the time."""
     axis = axis_over(start_us, start_us + length_us)

@@ -27,6 +27,11 @@ class Axis:
         """Return the numbers of all buckets, with rows or without."""
         return range(self.start_us // self.width_us, self.end_us // self.width_us + 1)
 
+    @property
+    def domain_ms(self) -> tuple[float, float]:
+        """Return when the first bucket begins and the last one ends, in ms since 1970."""
+        return self.start_ms(self.numbers[0]), self.start_ms(self.numbers[-1] + 1)
+
     def start_ms(self, number: int) -> float:
         """Return when a bucket begins, in ms since 1970: what a chart takes for a time."""
         return number * self.width_us / 1000

@@ -25,8 +25,10 @@ _TIMES = {
     "year": "%b %d, %Y", "quarter": "%b %d", "month": "%b %d", "week": "%b %d", "date": "%b %d", "day": "%b %d",
     "hours": "%H:%M", "minutes": "%H:%M", "seconds": "%H:%M:%S", "milliseconds": "%S.%L",
 }  # fmt: skip
-_EXPIRIES = _TIMES | dict.fromkeys(("year", "quarter", "month"), "%b %Y")
+_EXPIRIES = _TIMES | dict.fromkeys(("year", "quarter", "month"), "%b %Y") | {"hours": "%b %d %H:%M"}
 _EVERY_70_PIXELS = {"expr": "max(2, width / 70)"}
+# … nor more often than every second, which is the shortest bucket
+_TIMES_APART = {"expr": "max(1, min(width / 70, (domain('x')[1] - domain('x')[0]) / 1000))"}
 _DASHES = ([1, 0], [7, 4], [2, 3])
 
 
@@ -45,13 +47,16 @@ class Series(NamedTuple):
         return _DASHES[self.dash]
 
 
-def lines(series: Sequence[Series], unit: str, *, low: bool = False, ticks: Sequence[float] = ()) -> Spec:
+def lines(
+    series: Sequence[Series], unit: str, *, low: bool = False, points: bool = False, ticks: Sequence[float] = ()
+) -> Spec:
     """Return lines; a value is that of the time from `time_ms` to `until_ms`.
 
     Args:
         series: what is drawn.
         unit: of all of them.
         low: whether the chart is one of several.
+        points: whether values are drawn as points, too: one that stands alone makes no line.
         ticks: of a logarithmic scale; none: the scale is linear.
     """
     rows = _rows()
@@ -64,7 +69,7 @@ def lines(series: Sequence[Series], unit: str, *, low: bool = False, ticks: Sequ
     names = [one.column for one in series]
     drawn = (
         rows.transform_fold([*names], as_=["series", "value"])
-        .mark_line(strokeWidth=2, strokeCap="round", strokeJoin="round")
+        .mark_line(strokeWidth=2, strokeJoin="round", point={"filled": True, "size": 22} if points else False)
         .encode(
             x=x,
             y=y,
@@ -112,10 +117,15 @@ def by_strike(up: Series, down: Series, unit: str) -> Spec:
     return _spec([*bars], _HEIGHT)
 
 
-def heat_map(instruments: Sequence[str], causes: Sequence[str]) -> Spec:
+def heat_map(instruments: Sequence[str], causes: Sequence[str], domain_ms: tuple[float, float]) -> Spec:
     """Return a row an instrument, over time; what is missing in the colour of its cause, the higher the more.
 
     Columns: `instrument`, `from_ms`, `until_ms`, `share` of what is there, `cause`.
+
+    Args:
+        instruments: in their order.
+        causes: of all that is missing.
+        domain_ms: from when to when, so that heat maps of one page go over the same time.
     """
     rows = _rows()
     x = _time_x("from_ms")
@@ -138,6 +148,9 @@ def heat_map(instruments: Sequence[str], causes: Sequence[str]) -> Spec:
     for test, height in _MISSED:
         bars = rows.transform_filter(f"datum.cause !== '' && {test}").mark_rect(height={"band": height})
         layers.append(bars.encode(x=x, x2="until_ms", y=y, tooltip=tooltip, color=missed))
+    # That times come with data is how Vega takes them without `eval`, which the page's policy forbids; see `_time_x`.
+    ends = alt.Chart(alt.InlineData(values=[{"from_ms": one} for one in domain_ms])).mark_point(opacity=0, size=0)
+    layers.append(ends.encode(x=x))
     return _spec([*layers], max(len(instruments), 2) * _ROW)
 
 
@@ -222,7 +235,7 @@ def _time_x(column: str = "time_ms") -> alt.X:
 
 
 def _dates(form: dict[str, str]) -> alt.Axis:
-    return alt.Axis(labelOverlap=True, labelFlush=True, tickCount=_EVERY_70_PIXELS, grid=False, format=form)
+    return alt.Axis(labelOverlap=True, labelFlush=True, tickCount=_TIMES_APART, grid=False, format=form)
 
 
 def _pointer(series: Sequence[Series]) -> alt.Chart:
@@ -243,7 +256,7 @@ def _pointer(series: Sequence[Series]) -> alt.Chart:
 def _both_ways(column: str, unit: str) -> alt.Y:
     return alt.Y(
         column, type="quantitative", title=unit,
-        axis=alt.Axis(labelExpr="format(abs(datum.value), '~s')"), scale=alt.Scale(),
+        axis=alt.Axis(labelExpr="format(abs(datum.value), abs(datum.value) < 1000 ? '~g' : '~s')"), scale=alt.Scale(),
     )  # fmt: skip
 
 

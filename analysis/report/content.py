@@ -91,3 +91,12 @@ def extent(values: Iterable[Any], unit: str) -> str:
         return "no values"
     low, middle, high = (f"{one:,.4g}" for one in (numbers[0], statistics.median(numbers), numbers[-1]))
     return f"from {low} to {high} {unit}, median {middle}"
+
+
+def alone(values: Sequence[Any]) -> bool:
+    """Whether some value has no neighbour, so that no line goes through it."""
+    around = [None, *values, None]
+    return any(
+        value is not None and before is None and after is None
+        for before, value, after in zip(around, values, around[2:], strict=False)
+    )

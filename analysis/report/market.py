@@ -8,7 +8,7 @@ import duckdb
 from analysis.report import charts, figures
 from analysis.report.axis import Axis
 from analysis.report.charts import Series
-from analysis.report.content import Chart, Section, count_text, extent, time_text
+from analysis.report.content import Chart, Section, alone, count_text, extent, time_text
 
 MOST_SMILES = 24
 # Percentiles that far apart are drawn on a logarithmic scale.
@@ -42,7 +42,7 @@ def _latency(connection: duckdb.DuckDBPyConnection, axis: Axis | None) -> Sectio
     ticks = _log_ticks(min(there), max(there)) if logarithmic else ()
     if there and axis:
         drawn.append(Chart(
-            charts.lines(_PERCENTILES, "ms", ticks=ticks), columns,
+            charts.lines(_PERCENTILES, "ms", ticks=ticks, points=alone(columns["p50"])), columns,
             {"time_ms": "UTC, from", **{one.column: f"{one.column}, ms" for one in _PERCENTILES}},
             "Latency of quotes over time. " + " ".join(
                 f"{one.column}: {extent(columns[one.column], 'ms')}." for one in _PERCENTILES),
@@ -64,8 +64,9 @@ def _spreads(connection: duckdb.DuckDBPyConnection, axis: Axis | None) -> Sectio
             Series(f"e{place}", _expiry_text(expiry), f"var(--step-{_step(place, len(found.expiries))})", place % 2)
             for place, expiry in enumerate(found.expiries)
         ]
+        points = any(alone(found.columns[one.column]) for one in series)
         drawn.append(Chart(
-            charts.lines(series, "spread, % of mid"), found.columns,
+            charts.lines(series, "spread, % of mid", points=points), found.columns,
             {"time_ms": "UTC, from", **{one.column: f"{one.label}, %" for one in series}},
             "Median spread by expiry over time. " + " ".join(
                 f"{one.label}: {extent(found.columns[one.column], 'percent')}." for one in series),

@@ -38,7 +38,7 @@
     for (const { id, spec, columns } of charts) {
       const element = document.getElementById(id);
       try {
-        await vegaEmbed(element, { ...spec, datasets: { rows: rowsOf(columns) } }, embed);
+        await vegaEmbed(element, { ...spec, datasets: { ...spec.datasets, rows: rowsOf(columns) } }, embed);
       } catch (error) {
         element.textContent = `This chart cannot be drawn: ${error.message}`;
       }

@@ -11,7 +11,17 @@ from analysis.completeness import Completeness, Told, as_lines
 from analysis.proof import Gaps, recorded_spans
 from analysis.report import charts
 from analysis.report.axis import Axis, moment
-from analysis.report.content import Chart, Section, Table, Verdict, count_text, duration_text, extent, time_text
+from analysis.report.content import (
+    Chart,
+    Section,
+    Table,
+    Verdict,
+    alone,
+    count_text,
+    duration_text,
+    extent,
+    time_text,
+)
 from analysis.report.coverage import Cell, cells
 from analysis.report.figures import StreamFacts, gaps_by_cause, rates
 from recorder.segments.schemas import stream_kind
@@ -124,7 +134,7 @@ def tick_rates(connection: duckdb.DuckDBPyConnection, facts: Sequence[StreamFact
         columns = rates(connection, one.stream, axis)
         series = charts.Series("rows_per_s", "rows/s", "var(--one)")
         drawn.append(Chart(
-            charts.lines([series], "rows/s", low=True), columns,
+            charts.lines([series], "rows/s", low=True, points=alone(columns["rows_per_s"])), columns,
             {"time_ms": "UTC, from", "rows_per_s": "rows/s"},
             f"Rows a second of {one.stream} over time: {extent(columns['rows_per_s'], 'rows/s')}.", title=one.stream,
         ))  # fmt: skip
@@ -160,7 +170,7 @@ def coverage(found: Completeness | None, recorded: Recorded, axis: Axis | None) 
             )
         shares = [measured[name] for name in names]
         drawn.append(Chart(
-            charts.heat_map(list(by_name), of_stream), _as_columns(by_name),
+            charts.heat_map(list(by_name), of_stream, axis.domain_ms), _as_columns(by_name),
             {"instrument": "instrument", "from_ms": "UTC, from", "until_ms": "to", "share": "share",
              "cause": "mostly"},
             f"Coverage of {count_text(len(by_name), 'instrument')} of {stream} over time: least {shares[0]:.2%}, "
@@ -176,7 +186,8 @@ def coverage(found: Completeness | None, recorded: Recorded, axis: Axis | None) 
         "coverage", "Coverage by instrument",
         f"A row is an instrument, the least covered first, a cell {axis or 'a bucket'}. A cell with a coloured bar "
         "has a gap of that cause: a low bar takes up to a tenth of its time, one of middle height up to half, a full "
-        "one more. Blank is time in which it was not to be recorded. Trades have no row, since they heal.",
+        "one more. Blank is time in which it was not to be recorded, or after the stream's newest row. Trades "
+        "have no row, since they heal.",
         charts=drawn, legend=legend if drawn else (), notes=notes,
         nothing="No instrument is told to be recorded in this time, or nothing could be checked."
     )  # fmt: skip
