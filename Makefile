@@ -9,7 +9,7 @@ ARGS ?= # more flags for the program, for example ARGS="--for 60"
 Q ?= SELECT instrument, count(*) AS quotes FROM eth_option_quotes GROUP BY ALL ORDER BY quotes DESC LIMIT 10
 
 ##@ Use
-.PHONY: help install demo chaos record load replay audit archive prune sql notebook completeness doctor simulate
+.PHONY: help install demo chaos record load replay audit archive prune status sql notebook completeness doctor simulate
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "; printf "make TARGET\n"} /^[a-z-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2} /^##@ / {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
 
@@ -44,6 +44,9 @@ archive: $(STAMP) ## Write finished days as Parquet to ARCHIVE_URL (make load do
 
 prune: $(STAMP) ## Remove segments that the archive holds (ARGS="--keep 14 --dry-run")
 	$(PY) -m loader prune $(ARGS)
+
+status: $(STAMP) ## Show how recorder, loader, and tape are doing, live (ARGS="--once", ARGS="--json")
+	@$(PY) -m recorder status $(ARGS)
 
 sql: $(STAMP) ## Query the tape, live rows included: make sql Q="SELECT …"
 	@$(PY) -m analysis sql "$(Q)" $(ARGS)
