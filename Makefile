@@ -92,9 +92,24 @@ clean: ## Remove what make install and the tests made; never data/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 ##@ Containers
-.PHONY: up down
-up: ## Start TimescaleDB (container eth-timescaledb)
-	docker compose up -d
+.PHONY: env up down logs
+env: ## Make .env with random passwords, unless there is one
+	@$(PYTHON) deploy/make_env.py
 
-down: ## Stop it; the data stays
-	docker compose down
+up: ## Start database, recorder, and loader (ARGS="--profile monitoring" for Grafana, too)
+	docker compose $(ARGS) up -d --build
+
+down: ## Stop all of it; the data stays
+	docker compose --profile '*' down
+
+logs: ## Follow what they say
+	docker compose logs -f --tail 50
+
+##@ Services
+.PHONY: install-service uninstall-service
+PREFIX ?= /opt/ticktape# where install-service puts the programs
+install-service: ## Install recorder and loader as systemd services (needs root)
+	PYTHON=$(PYTHON) deploy/systemd/install $(PREFIX)
+
+uninstall-service: ## Stop and remove them; tape and settings stay
+	deploy/systemd/uninstall $(PREFIX)

@@ -76,7 +76,7 @@ def test_env_example_is_the_list_of_settings() -> None:
         for settings in (CommonSettings, RecorderSettings, LoaderSettings)
         for field in msgspec.structs.fields(settings)
     }
-    compose = {"DB_PASSWORD", "GRAFANA_PASSWORD"}
+    compose = {"DB_PASSWORD", "GRAFANA_PASSWORD", "CONTAINER_USER"}
 
     assert example == KNOWN_NAMES
     assert declared | compose == KNOWN_NAMES
