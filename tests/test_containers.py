@@ -20,7 +20,7 @@ from loader.settings import LoaderSettings
 from recorder.cli import _parser as recorder_parser
 from recorder.runtime.settings import KNOWN_NAMES, ServiceSettings, load
 from recorder.settings import RecorderSettings
-from tests.fix_programs import REPOSITORY, Programs, until
+from tests.fix_programs import PATIENCE_S, REPOSITORY, Programs, until
 from tests.test_listener import free_port, get, recording
 
 PARSERS = {"recorder": recorder_parser, "loader": loader_parser, "analysis": analysis_parser}
@@ -195,6 +195,20 @@ def test_shell_scripts_are_ones() -> None:
     for path in ("install-venv", "systemd/install", "systemd/uninstall"):
         subprocess.run(["/bin/sh", "-n", REPOSITORY / "deploy" / path], check=True)
         assert os.access(REPOSITORY / "deploy" / path, os.X_OK)
+
+
+def test_the_daily_prune_goes_on_after_a_failure_and_ends_when_told(tmp_path: Path) -> None:
+    """It waits for the next day and not in a loop; SIGTERM ends the wait, with exit code 0."""
+    (script,) = SERVICES["prune"]["command"]
+    marks = tmp_path / "marks"
+    text = script.replace("$$", "$").replace("python -m loader prune", f"sh -c 'echo x >>{marks}; exit 1'")
+    text = text.replace("sleep 86400", f"sh -c 'echo y >>{marks}; exec sleep 600'")
+    with subprocess.Popen(["/bin/sh", "-c", text]) as job:
+        until(lambda: marks.exists() and "y" in marks.read_text(), "the wait for the next day")
+        job.terminate()
+        code = job.wait(PATIENCE_S)
+
+    assert (code, marks.read_text().split()) == (0, ["x", "y"])
 
 
 def test_the_image_is_pinned_small_and_not_root() -> None:
