@@ -9,8 +9,8 @@ COPY deploy/install-venv deploy/lock_subset.py deploy/
 COPY recorder recorder
 COPY loader loader
 COPY analysis analysis
-# Versions and hashes are those of requirements.lock; only the notebook needs what is left out.
-RUN LEAVE_OUT="altair vl-convert-python" deploy/install-venv /opt/ticktape
+# Versions and hashes are those of requirements.lock, without what is for developers.
+RUN deploy/install-venv /opt/ticktape
 
 FROM python:3.11.14-slim-bookworm
 # The user that owns most single-user machines' files; docker-compose.yml can say another (CONTAINER_USER).

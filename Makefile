@@ -9,7 +9,7 @@ ARGS ?= # more flags for the program, for example ARGS="--for 60"
 Q ?= SELECT instrument, count(*) AS quotes FROM eth_option_quotes GROUP BY ALL ORDER BY quotes DESC LIMIT 10
 
 ##@ Use
-.PHONY: help install demo chaos record load replay audit archive prune status sql notebook completeness doctor simulate
+.PHONY: help install demo chaos record load replay audit archive prune status sql notebook completeness report doctor simulate
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "; printf "make TARGET\n"} /^[a-z-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2} /^##@ / {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
 
@@ -56,6 +56,9 @@ notebook: $(STAMP) ## Look at the tape in a browser, as tables and charts (ARGS=
 
 completeness: $(STAMP) ## Prove what the tape holds (ARGS="--from T --to T --min-coverage 0.98")
 	@$(PY) -m analysis completeness $(ARGS)
+
+report: $(STAMP) ## A page about the tape that opens offline (ARGS="--out report.html --from T --to T")
+	@$(PY) -m analysis report $(ARGS)
 
 doctor: $(STAMP) ## Check every segment (ARGS="--repair" to salvage)
 	@$(PY) -m recorder doctor $(ARGS)

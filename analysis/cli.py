@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   python -m analysis sql "FROM smile WHERE open_interest > 100" --watch 2
   python -m analysis sql bars --remote sc://spark:15002 --archive s3://ticks/eth
   python -m analysis completeness --from 2026-11-01T12:00 --to 2026-11-01T13:00 --min-coverage 0.98
+  python -m analysis report --out report.html
 
 exit codes of completeness: 0 complete, or told by gap rows; 1 something is missing that nothing tells;
 7 could not be checked
@@ -75,7 +76,34 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument("--verify", type=Path, metavar="FILE", help="only check the files that a manifest names")
     settings.add_flags(complete, settings.CommonSettings)
     complete.set_defaults(command=_completeness)
+    _add_report(commands)
     return parser
+
+
+def _add_report(commands: "argparse._SubParsersAction[command_line.Parser]") -> None:
+    report = commands.add_parser(
+        "report",
+        help="make a page about the tape",
+        description="Make an HTML page that opens offline: what the tape holds and what is missing, rates, coverage, "
+        "latency, spreads, volume, smile, term structure, open interest.",
+    )
+    report.add_argument(
+        "--out", type=page, metavar="FILE", default=Path("report.html"), help="where to (default: report.html)"
+    )
+    command_line.add_range(report)
+    _add_archive(report)
+    settings.add_flags(report, settings.CommonSettings)
+    report.set_defaults(command=_report)
+
+
+def page(text: str) -> Path:
+    """Read the name of a file that can be made: what takes minutes should not fail at its end."""
+    file = Path(text)
+    if not file.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {file.parent}")
+    if not file.name or file.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder: expected a file, for example report.html")
+    return file
 
 
 def share(text: str) -> float:
@@ -185,3 +213,12 @@ def _completeness(args: argparse.Namespace) -> int:
         as_json=args.json,
         manifest=args.manifest,
     )
+
+
+def _report(args: argparse.Namespace) -> int:
+    loaded = settings.load(settings.CommonSettings, vars(args), os.environ)
+    from analysis.report.make import make  # noqa: PLC0415 - heavy
+    from analysis.span import Span  # noqa: PLC0415
+
+    make(loaded.data_dir, Span(args.start, args.end), args.archive, args.out)
+    return ExitCode.DONE

@@ -5,7 +5,7 @@ before their numbers are believed.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -147,8 +147,8 @@ def check(tape: Tape, span: Span) -> Completeness:
         found.streams[stream] = Stream(stream_kind(stream) or "")
         _check_segments(planned, span, found.streams[stream], found.unreadable)
     with connection_over(plans, span) as connection:
-        gaps = _gaps(connection) if GAPS_STREAM in plans else Gaps()
-        recorded = _recorded(connection, plans)
+        gaps = gaps_told(connection) if GAPS_STREAM in plans else Gaps()
+        recorded = recorded_told(connection, plans)
         for stream, result in found.streams.items():
             if result.kind in ("quotes", "trades", "tickers"):
                 of_market = recorded.get(stream.removesuffix(f"_{result.kind}"), {})
@@ -187,16 +187,17 @@ def _check_segments(planned: Plan, span: Span, result: Stream, unreadable: list[
     ]
 
 
-def _gaps(connection: duckdb.DuckDBPyConnection) -> Gaps:
+def gaps_told(connection: duckdb.DuckDBPyConnection) -> Gaps:
+    """Return all that a tape's `data_gaps` tell."""
     rows = connection.sql(_GAPS).to_arrow_table().to_pylist()
     newest = {row["gap_id"]: row for row in rows}
     return Gaps([as_gap(row) for row in newest.values()], [as_gap(row) for row in rows])
 
 
-def _recorded(connection: duckdb.DuckDBPyConnection, plans: dict[str, Plan]) -> dict[str, Told]:
+def recorded_told(connection: duckdb.DuckDBPyConnection, streams: Iterable[str]) -> dict[str, Told]:
     """Return by market and instrument when it was told to be recorded or not."""
     found: dict[str, Told] = {}
-    for stream in plans:
+    for stream in streams:
         if stream_kind(stream) == "instruments":
             told: dict[str, list[tuple[int, bool]]] = defaultdict(list)
             for name, at_us, recorded in connection.sql(_RECORDED.format(stream=stream)).fetchall():

@@ -3,7 +3,8 @@
 TicktapeError
 ├── NoTape     exit 2   DATA_DIR is no directory, or there is no archive
 ├── BadQuery   exit 2   there is no statement, or it was refused
-└── NoCluster  exit 1   the cluster cannot be asked
+├── NoCluster  exit 1   the cluster cannot be asked
+└── NoReport   exit 1   the page cannot be made, or not be written
 """
 
 from recorder.runtime.errors import TicktapeError
@@ -24,3 +25,7 @@ class BadQuery(TicktapeError):
 
 class NoCluster(TicktapeError):
     """The cluster cannot be asked: what speaks to it is not installed, or it does not answer."""
+
+
+class NoReport(TicktapeError):
+    """The page about a tape cannot be made."""

@@ -24,7 +24,7 @@ def write(data_dir: DataDir, file: Path) -> int:
         OSError: something cannot be read or written.
     """
     root = data_dir.root
-    paths = sorted(path for pattern in _FILES for path in root.glob(pattern))
+    paths = _files(data_dir)
     file.write_text("".join(f"{_sha256(path)}  {path.relative_to(root)}\n" for path in paths))
     chain = [
         f"{stream} {segment_id} {previous or '-'}\n"
@@ -40,10 +40,10 @@ def verify(data_dir: DataDir, file: Path) -> list[str]:
 
     Raises:
         OSError: the manifest cannot be read.
+        ValueError: it names nothing.
     """
     wrong = []
-    for line in file.read_text().splitlines():
-        sha256, _, name = line.partition("  ")
+    for sha256, name in _named(file):
         path = data_dir.root / name
         if not path.is_file():
             wrong.append(f"{name}: missing")
@@ -58,9 +58,31 @@ def verify(data_dir: DataDir, file: Path) -> list[str]:
     return wrong
 
 
+def unnamed(data_dir: DataDir, file: Path) -> int:
+    """Return how many files of a tape a manifest does not name: recorded since it was written, or put there.
+
+    Raises:
+        OSError, ValueError: as `verify`.
+    """
+    names = {name for _, name in _named(file)}
+    return sum(str(path.relative_to(data_dir.root)) not in names for path in _files(data_dir))
+
+
 def chain_of(file: Path) -> Path:
     """Return where the chain of a manifest is written."""
     return file.with_name(file.name + ".chain")
+
+
+def _files(data_dir: DataDir) -> list[Path]:
+    return sorted(path for pattern in _FILES for path in data_dir.root.glob(pattern))
+
+
+def _named(file: Path) -> list[tuple[str, str]]:
+    """Read the lines of a manifest: checksum and name."""
+    lines = [line.partition("  ") for line in file.read_text().splitlines()]
+    if not lines:
+        raise ValueError(f"{file} names no file")
+    return [(sha256, name) for sha256, _, name in lines]
 
 
 def _chain(data_dir: DataDir, stream: str) -> dict[str, str]:

@@ -36,9 +36,12 @@ def verify(root: str, file: Path) -> int:
     """Check the files that a manifest names."""
     try:
         wrong = checksums.verify(DataDir(root), file)
+        others = checksums.unnamed(DataDir(root), file)
     except (OSError, ValueError) as exc:
         return _not_checked(str(exc))
     sys.stdout.writelines(f"{line}\n" for line in wrong)
+    if others:
+        sys.stdout.write(f"{others:,} files are not named in {file}: they came later\n")
     sys.stdout.write("all as it was\n" if not wrong else f"{len(wrong)} not as it was\n")
     return ExitCode.FAILED if wrong else ExitCode.DONE
 

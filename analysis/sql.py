@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from analysis.errors import BadQuery
 from analysis.queries import ready_queries
 from analysis.span import Span
 from analysis.tables import open_tape, refresh_tape
+from recorder.runtime import signals
 
 Form = Literal["table", "json", "csv"]
 Ask = Callable[[], duckdb.DuckDBPyRelation]
@@ -108,15 +110,14 @@ def watch(ask: Ask, form: Form, every_s: float) -> None:
     Raises:
         BadQuery: with a line that says why.
     """
-    try:
-        while True:
-            begun_s = time.monotonic()
-            if sys.stdout.isatty():
-                sys.stdout.write(_CLEAR)
-            answer(ask, form)
-            time.sleep(max(0.0, begun_s + every_s - time.monotonic()))
-    except KeyboardInterrupt:
-        return
+    stop = threading.Event()
+    signals.on_stop(stop.set)  # between two answers: an interrupt inside DuckDB may come out as any error
+    while not stop.is_set():
+        begun_s = time.monotonic()
+        if sys.stdout.isatty():
+            sys.stdout.write(_CLEAR)
+        answer(ask, form)
+        stop.wait(max(0.0, begun_s + every_s - time.monotonic()))
 
 
 def list_queries() -> None:

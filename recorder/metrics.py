@@ -8,6 +8,7 @@ import time
 from collections import Counter as Count
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.core import Metric
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from recorder.deribit.pool import Pool
 from recorder.flusher import Flusher
+from recorder.gaps import Cause, Fate
 from recorder.intake import Intake
 from recorder.runtime.measure import build_info, counter, gauge
 from recorder.segments.tape import Round
@@ -108,6 +110,8 @@ class Metrics(Collector):
     def _of_intake(self, intake: Intake) -> list[Metric]:
         lanes = {buffer.stream: buffer for buffer in intake.buffers}
         of_gaps: Count[str] = Count(gap.cause for gap in intake.gaps.open_gaps)
+        # Each from 0 on: of a series that begins with 1 Prometheus does not see the increase.
+        causes, fates = get_args(Cause), get_args(Fate)
         return [
             counter("recorder_messages", "Messages with data that came", intake.received),
             counter("recorder_rejected_messages", "Messages that were kept aside, unread", intake.rejects.count),
@@ -124,9 +128,18 @@ class Metrics(Collector):
                 "recorder_dropped_rows", "Rows that found no room",
                 {stream: buffer.dropped for stream, buffer in lanes.items()}, "stream",
             ),
-            gauge("recorder_open_gaps", "Gaps without a fate yet", of_gaps, "cause"),
-            counter("recorder_gaps", "Gaps that were opened", intake.gaps.opened, "cause"),
-            counter("recorder_settled_gaps", "Fates that were told of gaps", intake.gaps.settled, "status"),
+            gauge(
+                "recorder_open_gaps", "Gaps without a fate yet",
+                {cause: of_gaps[cause] for cause in causes}, "cause",
+            ),
+            counter(
+                "recorder_gaps", "Gaps that were opened",
+                {cause: intake.gaps.opened[cause] for cause in causes}, "cause",
+            ),
+            counter(
+                "recorder_settled_gaps", "Fates that were told of gaps",
+                {fate: intake.gaps.settled[fate] for fate in fates}, "status",
+            ),
         ]  # fmt: skip
 
     def _of_disk(self, flusher: Flusher) -> list[Metric]:
@@ -155,7 +168,10 @@ def _of_pool(pool: Pool) -> list[Metric]:
     return [
         gauge("recorder_connections", "Connections that the channels need", len(health)),
         gauge("recorder_open_connections", "Connections that are open", pool.connected),
-        counter("recorder_reconnects", "Times that a connection was lost", sum(one.reconnects for one in health)),
+        counter(
+            "recorder_reconnects", "Connections that were lost or refused, and tried again",
+            sum(one.reconnects for one in health),
+        ),
         gauge("recorder_channels_asked", "Channels that are to be carried", pool.channels_asked),
         gauge("recorder_channels_granted", "Channels that are", sum(one.channels for one in health)),
         gauge("recorder_lag_seconds", "Received minus the exchange's time of the newest ticker; the worst", lag_s),

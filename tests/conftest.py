@@ -11,7 +11,9 @@ from tests.faults.table import FaultsTable
 
 FULL_TIMEOUT_S = 1800  # of a test at full size
 
-pytest_plugins = ["tests.fix_postgres", "tests.fix_programs", "tests.fix_s3"]
+pytest_plugins = [
+    "tests.fix_postgres", "tests.fix_programs", "tests.fix_report", "tests.fix_s3", "tests.fix_monitoring",
+]  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

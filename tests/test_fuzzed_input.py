@@ -98,7 +98,7 @@ def frames(draw: st.DrawFn) -> bytes:
         if isinstance(place, dict) and draw(st.booleans()):
             del place[last]
         else:
-            place[last] = draw(VALUES)
+            place[last] = copy.deepcopy(draw(VALUES))  # a later change may be inside of it
     data = bytearray(json.dumps(message, separators=(",", ":")).encode("utf-8", "surrogatepass"))
     for at, value in draw(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=2)):
         data[at % len(data)] = value

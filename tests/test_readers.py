@@ -128,14 +128,16 @@ def by_pyarrow(root: Path) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("turn", range(2))
 def test_readers_see_a_committed_prefix_while_the_writer_is_killed(
-    tmp_path: Path, turn: int, full: bool, programs: Programs, record_property: Record
-) -> None:
+    tmp_path: Path, turn: int, full: bool, programs: Programs, record_property: Record,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
     """DuckDB, polars, pyarrow, and the program, in a loop: all that was durable before the look, nothing else."""
     seed = random.randrange(10**9)
     print("seed", seed)
     rng = random.Random(seed)
     root = tmp_path / "tape"
     writer = Writer(root, tmp_path / "said", seed)
+    request.addfinalizer(writer.kill)  # else a test that fails leaves it writing, and its disk fills
     looks = 0
     for kill in range(40 if full else 3):
         writer.start()
