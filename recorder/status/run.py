@@ -1,7 +1,6 @@
 """`recorder status`: asks, looks, and shows it, once or until Ctrl-C."""
 
 import sys
-import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -97,22 +96,42 @@ def _live(watch: Watch, console: "Console") -> int:
         lines = fit(lay_out(found, width=console.width), width=console.width, height=console.height)
         return Text("\n", no_wrap=True, overflow="crop").join(Text(line.text, _STYLES[line.kind]) for line in lines)
 
-    end = threading.Event()
-    signals.on_stop(end.set)
+    end = _End()
+    signals.on_stop(end.ask)
     # Beside this thread, so that Ctrl-C does not wait for who does not answer.
     beside = ThreadPoolExecutor(1)
     found: Report | None = None
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        while not end.is_set():
+        while not end.asked:
             looking = beside.submit(watch.look_and_report)
-            while not looking.done() and not end.wait(_POLL_S):
-                pass
+            while not looking.done() and not end.asked:
+                time.sleep(_POLL_S)
             if looking.done():
                 found = looking.result()
                 live.update(shown(found), refresh=True)
                 end.wait(EVERY_S)
     beside.shutdown(wait=False)
     return found.exit_code if found else ExitCode.NOT_CHECKED
+
+
+class _End:
+    """Whether a signal asked for the end.
+
+    No threading.Event: a signal that comes while this very thread is inside Event.wait would wait in Event.set for a
+    lock that it holds itself, for ever.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def ask(self) -> None:
+        self.asked = True
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until it is asked for."""
+        until_s = time.monotonic() + seconds
+        while not self.asked and time.monotonic() < until_s:
+            time.sleep(_POLL_S)
 
 
 def _keep(looks: "deque[Told]", told: Told, window_s: float) -> None:
