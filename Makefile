@@ -9,7 +9,7 @@ ARGS ?= # more flags for the program, for example ARGS="--for 60"
 Q ?= SELECT instrument, count(*) AS quotes FROM eth_option_quotes GROUP BY ALL ORDER BY quotes DESC LIMIT 10
 
 ##@ Use
-.PHONY: help install demo chaos record load replay audit archive prune sql notebook completeness report doctor simulate
+.PHONY: help install demo chaos record load replay audit archive prune status sql notebook completeness report doctor simulate
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "; printf "make TARGET\n"} /^[a-z-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2} /^##@ / {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
 
@@ -44,6 +44,9 @@ archive: $(STAMP) ## Write finished days as Parquet to ARCHIVE_URL (make load do
 
 prune: $(STAMP) ## Remove segments that the archive holds (ARGS="--keep 14 --dry-run")
 	$(PY) -m loader prune $(ARGS)
+
+status: $(STAMP) ## Show how recorder, loader, and tape are doing, live (ARGS="--once", ARGS="--json")
+	@$(PY) -m recorder status $(ARGS)
 
 sql: $(STAMP) ## Query the tape, live rows included: make sql Q="SELECT …"
 	@$(PY) -m analysis sql "$(Q)" $(ARGS)
@@ -92,9 +95,24 @@ clean: ## Remove what make install and the tests made; never data/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 ##@ Containers
-.PHONY: up down
-up: ## Start TimescaleDB (container eth-timescaledb)
-	docker compose up -d
+.PHONY: env up down logs
+env: ## Make .env with random passwords, unless there is one
+	@$(PYTHON) deploy/make_env.py
 
-down: ## Stop it; the data stays
-	docker compose down
+up: ## Start database, recorder, and loader (ARGS="--profile monitoring" for Grafana, too)
+	docker compose $(ARGS) up -d --build
+
+down: ## Stop all of it; the data stays
+	docker compose --profile '*' down
+
+logs: ## Follow what they say
+	docker compose logs -f --tail 50
+
+##@ Services
+.PHONY: install-service uninstall-service
+PREFIX ?= /opt/ticktape# where install-service puts the programs
+install-service: ## Install recorder and loader as systemd services (needs root)
+	PYTHON=$(PYTHON) deploy/systemd/install $(PREFIX)
+
+uninstall-service: ## Stop and remove them; tape and settings stay
+	deploy/systemd/uninstall $(PREFIX)

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from recorder.runtime import command_line, settings
 from recorder.runtime.errors import SettingsError
 from recorder.runtime.exit_codes import ExitCode
-from recorder.settings import RecorderSettings, wrong_url
+from recorder.settings import RecorderSettings, StatusSettings, wrong_url
 from recorder.simulator import options as simulator_options
 
 EXAMPLES = """examples:
   python -m recorder record --for 60
   python -m recorder record --currency BTC --top-n-instruments 0
   python -m recorder doctor
+  python -m recorder status --metrics-port 9101 --loader-metrics-port 9102
   python -m recorder simulate --port 8765 --instruments 50 --rate 500
 """
 
@@ -49,6 +50,18 @@ def _parser() -> argparse.ArgumentParser:
     settings.add_flags(doctor, settings.CommonSettings)
     doctor.set_defaults(command=_doctor)
 
+    status = commands.add_parser(
+        "status",
+        help="show how recorder, loader, and tape are doing",
+        description="Show how recorder, loader, and tape are doing, until Ctrl-C: exit 0 healthy, 1 not, 7 if neither"
+        " program could be asked. Once, as text, where stdout is no terminal.",
+    )
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--once", action="store_true", help="show it once and end")
+    form.add_argument("--json", action="store_true", help="print it once, as one object")
+    settings.add_flags(status, StatusSettings)
+    status.set_defaults(command=_status)
+
     simulate = commands.add_parser(
         "simulate", help="be a Deribit look-alike", description="Be a Deribit to record when there is none."
     )
@@ -81,6 +94,13 @@ def _doctor(args: argparse.Namespace) -> int:
     from recorder.doctor import doctor  # noqa: PLC0415 - heavy
 
     return doctor(loaded.data_dir, repair_damage=args.repair)
+
+
+def _status(args: argparse.Namespace) -> int:
+    loaded = settings.load(StatusSettings, vars(args), os.environ)
+    from recorder.status.run import status  # noqa: PLC0415 - heavy
+
+    return status(loaded, once=args.once, as_json=args.json)
 
 
 def _simulate(args: argparse.Namespace) -> int:

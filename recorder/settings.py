@@ -51,6 +51,13 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     metrics_port: Annotated[Port | None, Meta(description="their port, or off")] = None
 
 
+class StatusSettings(ServiceSettings, frozen=True, kw_only=True):
+    """What `recorder status` can be told: where recorder and loader listen, which are two programs' settings."""
+
+    metrics_port: Annotated[Port | None, Meta(description="where the recorder tells its numbers, or off")] = None
+    loader_metrics_port: Annotated[Port | None, Meta(description="where the loader does, or off")] = None
+
+
 def history_url(settings: RecorderSettings) -> str:
     """Return whom to ask for past trades: never the real exchange on behalf of another one.
 

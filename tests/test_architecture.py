@@ -12,7 +12,7 @@ import pytest
 from analysis.cli import main as analysis_main
 from loader.settings import LoaderSettings
 from recorder.runtime.settings import KNOWN_NAMES, CommonSettings
-from recorder.settings import RecorderSettings
+from recorder.settings import RecorderSettings, StatusSettings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -73,10 +73,10 @@ def test_env_example_is_the_list_of_settings() -> None:
     example = set(re.findall(r"^#?([A-Z][A-Z_]+)=", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
     declared = {
         field.name.upper()
-        for settings in (CommonSettings, RecorderSettings, LoaderSettings)
+        for settings in (CommonSettings, RecorderSettings, LoaderSettings, StatusSettings)
         for field in msgspec.structs.fields(settings)
     }
-    compose = {"DB_PASSWORD", "GRAFANA_PASSWORD"}
+    compose = {"DB_PASSWORD", "GRAFANA_PASSWORD", "CONTAINER_USER"}
 
     assert example == KNOWN_NAMES
     assert declared | compose == KNOWN_NAMES
@@ -85,7 +85,7 @@ def test_env_example_is_the_list_of_settings() -> None:
 def test_defaults_in_env_example_are_those_of_the_programs() -> None:
     """What `.env.example` shows as a default is one."""
     shown = dict(re.findall(r"^#([A-Z][A-Z_]+)=(.+)$", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
-    for settings in (CommonSettings, RecorderSettings, LoaderSettings):
+    for settings in (CommonSettings, RecorderSettings, LoaderSettings, StatusSettings):
         for field in msgspec.structs.fields(settings):
             default = "off" if field.default is None else field.default
             text = shown.get(field.name.upper(), "")
