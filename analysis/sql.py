@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,9 +109,8 @@ def watch(ask: Ask, form: Form, every_s: float) -> None:
     Raises:
         BadQuery: with a line that says why.
     """
-    stop = threading.Event()
-    signals.on_stop(stop.set)  # between two answers: an interrupt inside DuckDB may come out as any error
-    while not stop.is_set():
+    stop = signals.StopAsked()  # heeded between two answers: an interrupt inside DuckDB may come out as any error
+    while not stop.asked:
         begun_s = time.monotonic()
         if sys.stdout.isatty():
             sys.stdout.write(_CLEAR)

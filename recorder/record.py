@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,12 +50,11 @@ def record(settings: RecorderSettings, *, run_for_s: float | None, connect_timeo
     """
     memory.keep_steady()
     log = get_logger("recorder")
-    asked = threading.Event()
-    signals.on_stop(asked.set)
+    stop = signals.StopAsked()
     data_dir = DataDir(settings.data_dir)
     name = settings.recorder_name or data_dir.recorder_name() or default_recorder_name()
     with data_dir.lock(name), _disk_errors(data_dir):
-        for recovered in _recover(data_dir, log, asked):
+        for recovered in _recover(data_dir, log, stop):
             log.warning(
                 "segment.recovered",
                 name=recovered.live.name,
@@ -71,11 +69,13 @@ def record(settings: RecorderSettings, *, run_for_s: float | None, connect_timeo
             settings.metrics_host, settings.metrics_port, metrics.registry, alive=metrics.alive, ready=metrics.ready
         ):
             recorder.notify.ready()
-            running = recorder.run(run_for_s=run_for_s, connect_timeout_s=connect_timeout_s, stop_asked=asked.is_set)
+            running = recorder.run(
+                run_for_s=run_for_s, connect_timeout_s=connect_timeout_s, stop_asked=lambda: stop.asked
+            )
             asyncio.run(running)
 
 
-def _recover(data_dir: DataDir, log: Logger, stop_asked: threading.Event) -> list[Recovered]:
+def _recover(data_dir: DataDir, log: Logger, stop: signals.StopAsked) -> list[Recovered]:
     """Finish what a crash left; on a full disk wait for space: ending would only have us started again and again.
 
     Raises:
@@ -86,13 +86,13 @@ def _recover(data_dir: DataDir, log: Logger, stop_asked: threading.Event) -> lis
         try:
             return recover(data_dir)
         except OSError as exc:
-            if exc.errno not in FULL or stop_asked.is_set():
+            if exc.errno not in FULL or stop.asked:
                 raise
             delay_s = backoff.next_delay_s()
             log.warning(
                 "disk.full", error=str(exc), retry_in_s=round(delay_s, 1), remedy="free some; nothing is recorded"
             )
-            stop_asked.wait(delay_s)
+            stop.wait(delay_s)
 
 
 class Recorder:

@@ -4,6 +4,7 @@ TicktapeError
 ├── SettingsError       exit 2   every wrong setting at once
 ├── DataDirInUse        exit 4   another recorder, or another recorder's tape
 ├── DiskError           exit 5   the disk refused what the tape needs
+├── PortTaken           exit 1   in runtime.listener: another program listens there
 └── (packages add theirs: LoaderError in loader.errors, …)
 """
 

@@ -4,6 +4,7 @@ It answers in threads of its own, so that a slow scraper never holds up what it 
 the rest wait in the socket's queue, and who says nothing is let go.
 """
 
+import errno
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -14,13 +15,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from recorder.runtime.errors import SettingsError
+from recorder.runtime.errors import SettingsError, TicktapeError
 
 # By the name of each check what is wrong; an empty text if nothing is.
 Checks = Callable[[], dict[str, str]]
 
 _MOST_AT_ONCE = 8
 _TIMEOUT_S = 5.0
+
+
+class PortTaken(TicktapeError):
+    """Another program listens there. No setting need be wrong: whoever starts this one may try again."""
 
 
 @contextmanager
@@ -38,6 +43,7 @@ def listening(
 
     Raises:
         SettingsError: it cannot listen there.
+        PortTaken: another program does.
     """
     if port is None:
         yield
@@ -54,7 +60,10 @@ def listening(
     try:
         server = _Server((host, port), Handler)
     except OSError as exc:
-        raise SettingsError([f"cannot listen on {host} port {port}: {exc.strerror or exc}"]) from exc
+        what = f"cannot listen on {host} port {port}: {exc.strerror or exc}"
+        if exc.errno == errno.EADDRINUSE:
+            raise PortTaken(what, remedy="end what does, or choose another port") from exc
+        raise SettingsError([what]) from exc
     thread = threading.Thread(target=server.serve_forever, name="listener", daemon=True)
     thread.start()
     try:

@@ -96,42 +96,21 @@ def _live(watch: Watch, console: "Console") -> int:
         lines = fit(lay_out(found, width=console.width), width=console.width, height=console.height)
         return Text("\n", no_wrap=True, overflow="crop").join(Text(line.text, _STYLES[line.kind]) for line in lines)
 
-    end = _End()
-    signals.on_stop(end.ask)
+    stop = signals.StopAsked()
     # Beside this thread, so that Ctrl-C does not wait for who does not answer.
     beside = ThreadPoolExecutor(1)
     found: Report | None = None
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        while not end.asked:
+        while not stop.asked:
             looking = beside.submit(watch.look_and_report)
-            while not looking.done() and not end.asked:
-                time.sleep(_POLL_S)
+            while not looking.done() and not stop.wait(_POLL_S):
+                pass
             if looking.done():
                 found = looking.result()
                 live.update(shown(found), refresh=True)
-                end.wait(EVERY_S)
+                stop.wait(EVERY_S)
     beside.shutdown(wait=False)
     return found.exit_code if found else ExitCode.NOT_CHECKED
-
-
-class _End:
-    """Whether a signal asked for the end.
-
-    No threading.Event: a signal that comes while this very thread is inside Event.wait would wait in Event.set for a
-    lock that it holds itself, for ever.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def ask(self) -> None:
-        self.asked = True
-
-    def wait(self, seconds: float) -> None:
-        """Wait so long, or until it is asked for."""
-        until_s = time.monotonic() + seconds
-        while not self.asked and time.monotonic() < until_s:
-            time.sleep(_POLL_S)
 
 
 def _keep(looks: "deque[Told]", told: Told, window_s: float) -> None:
