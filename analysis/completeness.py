@@ -5,9 +5,11 @@ before their numbers are believed.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -57,6 +59,11 @@ SELECT gap_id, state_no, stream, instrument, cause, status, epoch_us(started_at)
 FROM {GAPS_STREAM} ORDER BY gap_id, state_no
 """  # noqa: S608 - a constant
 
+
+# What DuckDB may hold of a tape of any length while it sorts; the rest goes to TMPDIR, at no cost that shows.
+_MEMORY = "1GB"
+# Of a tape that is broken everywhere as many lines of a kind are for people; --json has all.
+_MOST_LINES = 50
 
 # By instrument, when it was told whether it is recorded from then on; in the order of time.
 Told = dict[str, list[tuple[int, bool]]]
@@ -146,7 +153,10 @@ def check(tape: Tape, span: Span) -> Completeness:
     for stream, planned in plans.items():
         found.streams[stream] = Stream(stream_kind(stream) or "")
         _check_segments(planned, span, found.streams[stream], found.unreadable)
-    with connection_over(plans, span) as connection:
+    with TemporaryDirectory(prefix="ticktape-") as spill, connection_over(plans, span) as connection:
+        for setting, value in (("memory_limit", _MEMORY), ("temp_directory", spill)):
+            connection.execute(f"SET {setting} = '{value}'").fetchall()
+        connection.execute("SET preserve_insertion_order = false").fetchall()
         gaps = gaps_told(connection) if GAPS_STREAM in plans else Gaps()
         recorded = recorded_told(connection, plans)
         for stream, result in found.streams.items():
@@ -285,14 +295,19 @@ def as_lines(found: Completeness, least: float | None) -> Iterator[str]:
         shares = sorted(one.coverage for one in stream.instruments.values() if one.coverage is not None)
         if shares:
             yield f"  time outside of gap rows: least {shares[0]:.2%}, median {shares[len(shares) // 2]:.2%}"
-    yield from (f"NOT TOLD: {line}" for line in found.missing_segments)
-    yield from (f"NOT TOLD: {_hole(hole)}" for hole in found.untold)
-    yield from (f"not readable: {line}" for line in found.unreadable)
+    yield from _first("NOT TOLD", found.missing_segments)
+    yield from _first("NOT TOLD", [_hole(hole) for hole in found.untold])
+    yield from _first("not readable", found.unreadable)
     if least is not None:
-        yield from (
-            f"below {least:.2%}: {name} {instrument}: {share:.2%}" for name, instrument, share in found.below(least)
-        )
+        below = [f"{name} {instrument}: {share:.2%}" for name, instrument, share in found.below(least)]
+        yield from _first(f"below {least:.2%}", below)
     yield _answer(found, least)
+
+
+def _first(what: str, lines: Sequence[str]) -> Iterator[str]:
+    yield from (f"{what}: {line}" for line in islice(lines, _MOST_LINES))
+    if len(lines) > _MOST_LINES:
+        yield f"{what}: … and {len(lines) - _MOST_LINES:,} more: --json lists all"
 
 
 def _answer(found: Completeness, least: float | None) -> str:

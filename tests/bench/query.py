@@ -95,14 +95,17 @@ def make_day(data_dir: DataDir, segments: int, rows: int) -> None:
     share = 1 / np.arange(1, INSTRUMENTS + 1) ** 0.7
     share /= share.sum()
     previous, change_id = "", 140_000_000_000
+    newest = np.full(INSTRUMENTS, change_id)  # change_id of each option
     for number in range(segments):
         start_us = DAY_US + number * MINUTE_US
         received_us = start_us + np.sort(chance.integers(0, MINUTE_US, rows))
         made_us = received_us - chance.integers(2_000, 40_000, rows)
         bid = chance.integers(10, 4000, rows) * 0.0005
+        option = chance.choice(INSTRUMENTS, rows, p=share)
+        change_ids = change_id + np.arange(rows) + 1
         columns = {
             "timestamp": pa.array(made_us // 1000 * 1000, pa.int64()).cast(SCHEMAS["quotes"].field("timestamp").type),
-            "instrument": names.take(pa.array(chance.choice(INSTRUMENTS, rows, p=share))),
+            "instrument": names.take(pa.array(option)),
             "received_at": pa.array(received_us, pa.int64()).cast(SCHEMAS["quotes"].field("received_at").type),
             "bid_price": pa.array(bid),
             "bid_size": pa.array(chance.integers(1, 500, rows).astype(float)),
@@ -110,8 +113,8 @@ def make_day(data_dir: DataDir, segments: int, rows: int) -> None:
             "ask_size": pa.array(chance.integers(1, 500, rows).astype(float)),
             "underlying_price": pa.array(np.round(2700 + chance.normal(0, 3, rows).cumsum() / 50, 4)),
             "mark_price": pa.array(np.round(bid + 0.001, 4)),
-            "change_id": pa.array(change_id + np.arange(rows) + 1),
-            "prev_change_id": pa.array(change_id + np.arange(rows)),
+            "change_id": pa.array(change_ids),
+            "prev_change_id": pa.array(_before(option, change_ids, newest)),
         }
         change_id += rows
         table = pa.table(columns, schema=SCHEMAS["quotes"])
@@ -125,6 +128,21 @@ def make_day(data_dir: DataDir, segments: int, rows: int) -> None:
         path = sealed_path(data_dir, STREAM, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_segment(SCHEMAS["quotes"], identity, flushes))
+
+
+def _before(option: np.ndarray, change_ids: np.ndarray, newest: np.ndarray) -> np.ndarray:
+    """Return the change before each row, of the same option, and keep the newest of each."""
+    order = np.argsort(option, kind="stable")
+    of, ids = option[order], change_ids[order]
+    before = np.empty_like(ids)
+    before[1:] = ids[:-1]
+    first = np.r_[True, of[1:] != of[:-1]]
+    before[first] = newest[of[first]]
+    last = np.r_[first[1:], True]
+    newest[of[last]] = ids[last]
+    found = np.empty_like(before)
+    found[order] = before
+    return found
 
 
 def _cut(table: pa.Table, parts: int) -> Iterator[pa.Table]:

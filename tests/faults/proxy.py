@@ -9,6 +9,7 @@ has PostgreSQL's). As a program it takes verbs from stdin, a line each: `python 
 """
 
 import contextlib
+import select
 import socket
 import struct
 import sys
@@ -20,6 +21,7 @@ from typing import Protocol, Self
 Target = tuple[str, int] | str  # host and port, or the path of a unix socket
 
 _LOOK_S = 0.05  # how soon a thread that waits for bytes notices a verb
+_PATIENCE_S = 60.0  # a side that takes nothing for so long is ended
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: nothing lingers; a close is an RST
 
 
@@ -177,14 +179,11 @@ class Proxy:
 
     def _pump(self, line: Line, source: socket.socket, sink: Callable[[bytes], None]) -> None:
         try:
-            source.settimeout(_LOOK_S)
+            source.settimeout(_PATIENCE_S)
             while not line.ended:
-                if not self._flows.wait(_LOOK_S):
+                if not self._flows.wait(_LOOK_S) or not select.select([source], [], [], _LOOK_S)[0]:
                     continue
-                try:
-                    data = source.recv(65536 if self._bytes_s is None else max(int(self._bytes_s * _LOOK_S), 1))
-                except TimeoutError:
-                    continue
+                data = source.recv(65536 if self._bytes_s is None else max(int(self._bytes_s * _LOOK_S), 1))
                 if not data:
                     break
                 self._pass(line, sink, data)
