@@ -309,7 +309,9 @@ def test_each_missing_number_has_one_word(told: list[tuple[int, int, str]], firs
 
 def test_of_a_tape_that_is_broken_everywhere_some_lines_are_shown_and_the_rest_counted(data_dir: DataDir) -> None:
     """Fifty of a kind for people; --json has all."""
-    write(tape_in(data_dir), eth_option_quotes=[quote(second, 10 * second, 10 * second - 5) for second in range(1, 60)])
+    write(
+        tape_in(data_dir), eth_option_quotes=[quote(second, 10 * second, 10 * second - 5) for second in range(1, 60)]
+    )
     lines = told(data_dir.root)
     assert len([line for line in lines if line.startswith("NOT TOLD: eth_option_quotes A")]) == 50
     assert lines[-2] == "NOT TOLD: … and 8 more: --json lists all"
