@@ -49,7 +49,7 @@ def imports_of(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", modules(), ids=str)
 def test_imports_run_one_way(path: Path) -> None:
-    """A part imports of ours only what the drawing in docs/design.md allows it."""
+    """A part imports of ours only what the drawing in docs/architecture.md allows it."""
     part = next(part for part in ALLOWED if str(path).startswith(f"{part}/"))
     ours = {name for name in imports_of(path) if name.split(".")[0] in ("recorder", "loader", "analysis")}
     wrong = {name for name in ours if not any(name == ok or name.startswith(f"{ok}.") for ok in ALLOWED[part])} - {
