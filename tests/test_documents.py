@@ -167,7 +167,7 @@ def test_each_column_is_told_in_its_stream_s_order() -> None:
 
 
 def test_each_table_of_a_database_is_told() -> None:
-    """And the columns of the bars and spreads."""
+    """Each that the schema files make, by its name."""
     sources = (REPOSITORY / "loader" / "postgres" / "schema").rglob("*.sql")
     made = {
         name.replace("{market}", "<currency>_<kind>")

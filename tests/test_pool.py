@@ -347,7 +347,6 @@ def trouble(recorder: Program) -> list[dict[str, Any]]:
 
 
 SOAK_S, SETTLED_AFTER_S, SAMPLE_S = 21 * 60.0, 5 * 60.0, 10.0
-FEW_S = 3 * 60.0
 
 
 class Sample(NamedTuple):
@@ -372,49 +371,40 @@ def sample(process: int, begun_s: float) -> Sample:
     )
 
 
-def watch(recorder: Program, for_s: float) -> tuple[list[Sample], float]:
-    """Look at a recorder for some time, and stop it; returns what was seen, and its CPU in microseconds a message."""
-    begun_s, samples = time.monotonic(), []
-    while time.monotonic() < begun_s + for_s:
-        samples.append(sample(recorder.process.pid, begun_s))
-        time.sleep(SAMPLE_S)
-    assert recorder.stop() == 0
-    received = recorder.events("stopped")[-1]["messages"]
-    cpu_us = (samples[-1].cpu_s - samples[0].cpu_s) / received * 1e6
-    print(f"{received} messages, {cpu_us:.0f} us CPU each")
-    return samples, cpu_us
-
-
 @pytest.mark.timeout(3 * SOAK_S)
 @pytest.mark.fault(20)
 def test_a_long_run_loses_nothing_and_does_not_grow(programs: Programs, tmp_path: Path, full: bool) -> None:
-    """21 minutes of a whole chain: each message is on the tape once, memory and descriptors stay as they are.
-
-    A message costs no more CPU than one of the same exchange's top 50, and 15 %.
-    """
+    """21 minutes of a whole chain: each message is on the tape once, memory and descriptors stay as they are."""
     if not full:
         pytest.skip("takes 21 minutes: only with --full")
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs /proc, to see a process's memory and descriptors")
     journal, tape = tmp_path / "journal", tmp_path / "tape"
     exchange, url = programs.simulate("--instruments", 1000, "--seed", 8, "--journal", journal)
-    samples, cpu_us = watch(record_all(programs, url, tape), SOAK_S)
+    recorder = record_all(programs, url, tape)
+    begun_s, samples = time.monotonic(), []
+    while time.monotonic() < begun_s + SOAK_S:
+        samples.append(sample(recorder.process.pid, begun_s))
+        time.sleep(SAMPLE_S)
+    assert recorder.stop() == 0
     exchange.stop()
-    _, url = programs.simulate("--instruments", 1000, "--seed", 8)  # the same, and no journal of the first one
-    _, few_cpu_us = watch(programs.record(url, tmp_path / "few", "--top-n-instruments", 50), FEW_S)
+    received = recorder.events("stopped")[-1]["messages"]
     settled = [one for one in samples if one.minute * 60 >= min(SETTLED_AFTER_S, SOAK_S / 4)]
     slope, _ = statistics.linear_regression([one.minute for one in settled], [one.rss_kib for one in settled])
     descriptors = [one.descriptors for one in settled]
     third = len(settled) // 3
     for one in samples[:: max(1, len(samples) // 21)]:
         print(f"{one.minute:6.1f} min {one.rss_kib:8} KiB {one.descriptors:4} descriptors {one.cpu_s:8.1f} s CPU")
-    print(f"memory {slope:+.0f} KiB/min; {min(descriptors)} to {max(descriptors)} descriptors")
+    cpu_us = (samples[-1].cpu_s - samples[0].cpu_s) / received * 1e6
+    print(
+        f"{received} messages, {cpu_us:.0f} us CPU each; memory {slope:+.0f} KiB/min; {min(descriptors)} to", end=" "
+    )
+    print(f"{max(descriptors)} descriptors")
     accounted_for(journal, tape)
     journal.unlink()  # more than a gigabyte
 
     assert causes(tape) == {"stopped"}
     assert slope < 100
-    assert cpu_us <= 1.15 * few_cpu_us
     # One or two more for a moment, where a segment is made or history is asked.
     assert abs(statistics.median(descriptors[:third]) - statistics.median(descriptors[-third:])) <= 2
     assert max(descriptors) - min(descriptors) <= 12
