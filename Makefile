@@ -9,7 +9,7 @@ ARGS ?= # more flags for the program, for example ARGS="--for 60"
 Q ?= SELECT instrument, count(*) AS quotes FROM eth_option_quotes GROUP BY ALL ORDER BY quotes DESC LIMIT 10
 
 ##@ Use
-.PHONY: help install demo chaos record load replay audit archive prune status sql notebook completeness report doctor simulate
+.PHONY: help install demo chaos soak record load replay audit archive prune status sql notebook completeness report doctor simulate
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "; printf "make TARGET\n"} /^[a-z-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2} /^##@ / {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
 
@@ -26,6 +26,9 @@ demo: $(STAMP) ## The whole chain offline in under 60 s: simulate, record, load,
 
 chaos: $(STAMP) ## The whole chain under random faults, then one verdict (MINUTES=5 SEED=…)
 	$(PY) -m tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
+
+soak: $(STAMP) ## Everything at full chain for an hour, then its graphs and one verdict (MINUTES=60; needs prometheus)
+	$(PY) -m tests.soak --minutes $(or $(MINUTES),60) $(ARGS)
 
 record: $(STAMP) ## Record until Ctrl-C (ARGS="--for 60" to stop by itself)
 	$(PY) -m recorder record $(ARGS)

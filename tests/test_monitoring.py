@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import analysis
 from recorder.runtime.settings import KNOWN_NAMES
+from tests import soak
 from tests.fix_monitoring import DEPLOY, ask, free_port, prometheus, replaced
 from tests.fix_postgres import fresh_database, load_once, query
 from tests.fix_programs import REPOSITORY, Programs, until
@@ -334,6 +335,19 @@ def test_every_panel_and_every_rule_is_answered(watched: Watched) -> None:
             assert not found, f"{where} would fire though all is well"
         else:
             assert found or where.split(" (")[0] in MAY_BE_EMPTY, where
+
+
+def test_the_soak_can_draw_every_panel() -> None:
+    """Each one over time has a place on its page, a unit that it knows, and no more queries than it has looks."""
+    drawn = [panel for about in soak.panels().values() for panel in about]
+
+    assert {panel["id"] for panel in drawn} == {
+        panel["id"] for panel in panels(soak.DASHBOARD) if panel["type"] == "timeseries"
+    }
+    assert {panel["fieldConfig"]["defaults"]["unit"] for panel in drawn} <= set(soak.UNITS)
+    assert max(len(panel["targets"]) for panel in drawn) <= len(soak.LOOKS)
+    colours = re.findall(r"(--\w+):", (REPOSITORY / "analysis" / "report" / "page.html").read_text())
+    assert {colour for colour, _ in soak.LOOKS} <= {f"var({name})" for name in colours}
 
 
 def as_grafana_sends(statement: str, variables: dict[str, str]) -> str:

@@ -250,6 +250,17 @@ def test_malformed_messages_are_kept_aside_and_recording_goes_on(programs: Progr
     assert count(tape, "eth_option_tickers") > 500
 
 
+def test_no_pages_of_2_mb_are_taken(programs: Programs, tmp_path: Path) -> None:
+    """A recorder that runs for weeks does not grow by a huge page for a few kB now and then."""
+    _, url = programs.simulate("--instruments", 5, "--rate", 20)
+    recorder = programs.record(url, tmp_path / "tape")
+    status = Path(f"/proc/{recorder.process.pid}/status")
+    if not status.exists() or "THP_enabled" not in status.read_text():
+        pytest.skip("needs a Linux that tells it")
+
+    assert "THP_enabled:\t0\n" in status.read_text()
+
+
 def test_silence_is_noticed_and_said(programs: Programs, tmp_path: Path) -> None:
     """A warning comes after ten seconds without any tick, while the socket stays open."""
     _, url = programs.simulate("--instruments", 5, "--rate", 50, "--faults", "silence:at=2,for=60")
