@@ -300,20 +300,24 @@ def read_ahead(
     waiting = iter(groups)
     ahead: deque[tuple[int, Future[Prepared]]] = deque()
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+
+    def begin() -> None:
+        room = AHEAD_BYTES - sum(size for size, _ in ahead)
+        while len(ahead) < AHEAD_GROUPS and (room > 0 or not ahead):
+            more = next(waiting, None)
+            if more is None:
+                break
+            size = sum(file.candidate.size_bytes for file in more)
+            # Taken though it may be larger than the room left; none is taken after it until it is gone.
+            ahead.append((size, pool.submit(make, more)))
+            room -= size
+
     try:
-        while True:
-            room = AHEAD_BYTES - sum(size for size, _ in ahead)
-            while len(ahead) < AHEAD_GROUPS and (room > 0 or not ahead):
-                more = next(waiting, None)
-                if more is None:
-                    break
-                size = sum(file.candidate.size_bytes for file in more)
-                # Taken though it may be larger than the room left; none is taken after it until it is gone.
-                ahead.append((size, pool.submit(make, more)))
-                room -= size
-            if not ahead:
-                return
-            yield ahead.popleft()[1].result()
+        begin()
+        while ahead:
+            ready = ahead.popleft()[1].result()
+            begin()  # before this one is sent: the next is made ready meanwhile, however large both are
+            yield ready
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

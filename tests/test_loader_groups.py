@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import hypothesis.strategies as st
@@ -16,9 +17,21 @@ from hypothesis import given
 from loader import prepare
 from loader.inbox import Candidate
 from loader.postgres import ledger
-from loader.prepare import GROUP_BYTES, GROUP_SEGMENTS, Numbered, by_instrument, in_groups, of_instruments
+from loader.prepare import (
+    AHEAD_BYTES,
+    AHEAD_GROUPS,
+    GROUP_BYTES,
+    GROUP_SEGMENTS,
+    Numbered,
+    Prepared,
+    by_instrument,
+    in_groups,
+    of_instruments,
+    read_ahead,
+)
 from loader.sender import Target
 from tests.fix_postgres import START_US, Process, load_once, query, quotes, record, run_loader, same_rows
+from tests.fix_programs import until
 from tests.test_kill_points import Record
 
 QUOTES = "eth_option_quotes"
@@ -27,6 +40,24 @@ US_PER_SEC = 1_000_000
 
 def numbered(size_bytes: int, *, stream: str = QUOTES, salvage: bool = False, number: int = 0) -> Numbered:
     return Numbered(Candidate(Path("x"), "x", stream, (size_bytes, 0, 0)), number, salvage=salvage)
+
+
+@pytest.mark.parametrize("size_bytes", [1, GROUP_BYTES])
+def test_while_a_group_is_sent_the_next_is_made_ready(size_bytes: int) -> None:
+    """However large both are; and never more of them than may be under way."""
+    begun: SimpleQueue[int] = SimpleQueue()
+
+    def make(files: Sequence[Numbered]) -> Prepared:
+        begun.put(files[0].number)
+        return Prepared(None, ())
+
+    groups = [[numbered(size_bytes, number=number)] for number in range(20)]
+    with contextlib.closing(read_ahead(groups, make)) as ready:
+        for sent, _ in enumerate(ready):
+            assert begun.get() == sent
+            ahead = min(AHEAD_GROUPS if size_bytes < AHEAD_BYTES else 1, len(groups) - 1 - sent)
+            until(lambda most=ahead: begun.qsize() >= most, "the next ones")  # type: ignore[misc]
+            assert begun.qsize() == ahead
 
 
 @given(
