@@ -30,7 +30,7 @@ from loader.sender import Target
 from loader.settings import LoaderSettings
 from loader.status import look
 from loader.stop import Stop
-from recorder.runtime import signals
+from recorder.runtime import memory, signals
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.errors import SettingsError
 from recorder.runtime.exit_codes import ExitCode
@@ -162,6 +162,7 @@ def _stopped_by_signals() -> Stop:
 
 @contextlib.contextmanager
 def _session(settings: LoaderSettings) -> Iterator[tuple[Database, Stop]]:
+    memory.give_back_large()
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of is told here in our own words
     stop = _stopped_by_signals()
     database = Database(settings, stop)

@@ -19,6 +19,7 @@ from loader.prepare import Group, Prepared
 from loader.stop import Stop
 from loader.transaction import Apart, load_group
 from recorder.runtime.logging import get_logger
+from recorder.runtime.memory import release_unused
 
 log = get_logger("loader")
 
@@ -102,6 +103,9 @@ class Sender:
             way = load_group(connection, item.group, self._stop, compress=self._compress)
         except (Apart, SegmentRefused) as exc:
             return Outcome(None, exc)
+        finally:
+            item.group.encoded.drop()
+            release_unused()
         if way:
             log.debug(
                 "group.loaded",

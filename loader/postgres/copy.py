@@ -39,6 +39,9 @@ class Rows(Protocol):
     def send(self, copy: psycopg.Copy, check: Callable[[], None]) -> None:
         """Send all of them; `check` is called now and then and may raise."""
 
+    def drop(self) -> None:
+        """Hold them no longer: who has a group in hand may keep it until the next one is there."""
+
 
 class EncodedRows:
     """Rows as the bytes of a COPY BINARY, by pgpq."""
@@ -58,6 +61,10 @@ class EncodedRows:
             check()
             copy.write(chunk)
 
+    def drop(self) -> None:
+        """Hold them no longer."""
+        self.chunks = []
+
 
 class PlainRows:
     """Rows that psycopg encodes one by one while it sends them."""
@@ -73,6 +80,10 @@ class PlainRows:
             columns: list[list[Any]] = [column.to_pylist() for column in batch.columns]
             for row in zip(*columns, strict=True):
                 copy.write_row(row)
+
+    def drop(self) -> None:
+        """Hold them no longer."""
+        self._table = self._table.schema.empty_table()
 
 
 def numbered(table: pa.Table, number: int) -> pa.Table:

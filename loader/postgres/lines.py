@@ -22,7 +22,7 @@ def side_by_side(
 ) -> Generator[tuple[Item, Outcome], None, None]:
     """Load items over `count` connections of its own; yield each with its outcome, in the order of the items.
 
-    One item more is taken than are being loaded. If one fails with an error, those beside it end first.
+    No more items are taken than there are connections. If one fails with an error, those beside it end first.
     """
     free: SimpleQueue[Connection] = SimpleQueue()
 
@@ -40,7 +40,7 @@ def side_by_side(
         under_way: deque[tuple[Item, Future[Outcome]]] = deque()
         for item in items:
             under_way.append((item, pool.submit(run, item)))
-            if len(under_way) > count:
+            if len(under_way) == count:
                 first, future = under_way.popleft()
                 yield first, future.result()
         for item, future in under_way:

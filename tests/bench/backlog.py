@@ -4,6 +4,7 @@ The loader runs as a program of its own; what it takes is read from /proc, and h
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,7 @@ def run(share: float) -> dict[str, Any]:
     rows = segments * SEGMENT_ROWS
     speeds = _speeds(samples, rows)
     memory = [rss_kib for _, _, rss_kib in samples if rss_kib]
-    half = len(memory) // 2
+    parts = [memory[len(memory) * n // PARTS : len(memory) * (n + 1) // PARTS] for n in range(PARTS)]
     return {
         "rows": rows,
         "segments": segments,
@@ -50,7 +51,7 @@ def run(share: float) -> dict[str, Any]:
         "rows_per_s_by_tenth": speeds,
         "last_half_to_first_half": round(sum(speeds[PARTS // 2 :]) / sum(speeds[: PARTS // 2]), 3),
         "memory_mb_most": round(max(memory) / 1000),
-        "memory_mb_most_of_halves": [round(max(part) / 1000) for part in (memory[:half], memory[half:])],
+        "memory_mb_median_by_tenth": [round(statistics.median(part) / 1000) for part in parts],
         "memory_goal_mb": 400,
     }
 
