@@ -138,13 +138,16 @@ class Intake:
                 if self._ahead and change_id >= self._ahead.get(instrument, (0, change_id + 1))[1]:
                     del self._ahead[instrument]
         if connection not in carriers:
-            if beyond and prev_change_id is not None and prev_change_id > newest_id >= 0:
+            # The last that may lie between. A snapshot does not tell: that it came before who carries the book could
+            # bring the change means that there were some.
+            last_missing = change_id - 1 if prev_change_id is None and carriers else prev_change_id
+            if beyond and last_missing is not None and last_missing > newest_id >= 0:
                 # Whoever would have brought what lies between is gone: tell it, and go on from here.
                 lane.missed_one(
                     instrument,
                     since_us=newest_ms * US_PER_MS,
                     now_us=received_us,
-                    ids=(newest_id + 1, prev_change_id),
+                    ids=(newest_id + 1, last_missing),
                 )
             lane.flows(connection, instrument, received_us)
 

@@ -87,6 +87,25 @@ def test_a_second_connection_does_not_wait_for_a_dead_one(bench: Bench) -> None:
     assert int(gaps[0]["started_at"].timestamp() * 1000) == NOW_US // 1000
 
 
+@pytest.mark.fault(11, 12)
+def test_a_snapshot_that_lies_ahead_for_long_tells_what_its_carrier_missed(bench: Bench) -> None:
+    """The first was never sent a change; two new ones bring its snapshot, and no number tells the hole."""
+    bench.quote(0, 10, None)
+    bench.quote(1, 14, None, after_us=50_000)
+    bench.quote(2, 14, None, after_us=HOLD_BACK_US)
+    bench.quote(0, 18, 14, after_us=50_000)
+    gaps = bench.rows("data_gaps")
+
+    assert [(row["prev_change_id"], row["change_id"]) for row in bench.rows("quotes")] == [
+        (None, 10),
+        (None, 14),
+        (14, 18),
+    ]
+    assert {(gap["first_missing"], gap["last_missing"]) for gap in gaps} == {(11, 13)}
+    assert gaps[-1]["status"] == "lost"
+    assert int(gaps[0]["started_at"].timestamp() * 1000) == NOW_US // 1000
+
+
 def test_a_connection_that_was_dead_before_it_was_lost_is_told_from_then(bench: Bench) -> None:
     """Another one has shown how far the book is, and was lost first: the gap begins with the last row."""
     bench.quote(0, 10, None)

@@ -6,6 +6,7 @@ With --full each run has the size and the time that the guarantees are stated fo
 import json
 import os
 import random
+import signal
 import statistics
 import time
 import urllib.request
@@ -246,6 +247,31 @@ def windows_that_overlap(tape: Path) -> int:
     """Count the rows that begin before the end of the one before them: another connection's."""
     rows = sorted(tape_rows(tape, "eth_option_quotes", ["instrument", "change_id", "prev_change_id"]))
     return sum(a == b and prev is not None and prev < last for (a, last, _), (b, _, prev) in pairwise(rows))
+
+
+@pytest.mark.fault(11, 14)
+def test_a_recorder_that_stood_still_tells_its_gap_from_where_it_was_given_up(
+    programs: Programs, tmp_path: Path
+) -> None:
+    """What it reads afterwards is late: the gap begins before the exchange closed, not when that was read."""
+    journal, tape = tmp_path / "journal", tmp_path / "tape"
+    _, url = programs.simulate(
+        "--instruments", 20, "--rate", 300, "--seed", 3, "--heartbeat-speed", 10, "--journal", journal
+    )
+    recorder = record_all(programs, url, tape)
+    time.sleep(1)
+    recorder.process.send_signal(signal.SIGSTOP)
+    (closed,) = until(lambda: journal_events(journal, "close"), "the exchange to give it up")
+    time.sleep(0.5)
+    recorder.process.send_signal(signal.SIGCONT)
+    recorder.until_event("subscribed", 2)
+    until(lambda: nothing_is_owed(tape), "trades to heal", every_s=0.5)
+    assert recorder.stop() == 0
+    begun = {gap["stream"]: gap["started_at"] for gap in gaps(tape) if gap["cause"] == "disconnect"}
+    accounted_for(journal, tape)
+
+    assert begun.keys() == {f"eth_option_{kind}" for kind in ("quotes", "tickers", "trades")}
+    assert max(begun.values()) <= _datetime(closed["sent_us"])
 
 
 @pytest.mark.timeout(1200)

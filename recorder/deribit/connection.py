@@ -209,7 +209,8 @@ class Connection:
                 self._backoff.reset()
             self._useful_at_s = None
         if was_open:  # what it brought before its last grant was answered was recorded too
-            since_us = self.health.last_message_us or self._now_us()
+            # A process that stood still reads late what was sent before it was given up: nothing younger came.
+            since_us = (self.health.last_message_us or self._now_us()) - max(self.health.lag_us, 0)
             self._feed.disconnected(self.number, cause=cause, since_us=since_us, detail=detail)
         self._changed()
 
