@@ -132,7 +132,7 @@ def _soak(folder: Path, programs: Programs, seconds: float) -> Soak:
     holds = all(good for _, good in checks)
     lines = [f"{received:,} messages in {seconds / 60:g} minutes"]
     lines += [f"{'yes' if good else 'NO '}  {what}" for what, good in checks]
-    return Soak(sections, Verdict(holds, "all is well" if holds else "NOT WELL", lines))
+    return Soak(sections, Verdict(holds, "all is well" if holds else "NOT WELL", lines, of="Checks"))
 
 
 def _named(found: set[str]) -> str:

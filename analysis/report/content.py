@@ -52,11 +52,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `analysis completeness` says, and its lines."""
+    """What `analysis completeness` says, or another check, and its lines."""
 
     holds: bool | None  # None: it could not be checked
     words: str
     lines: Sequence[str] = field(default=())
+    of: str = "Completeness"
 
 
 def time_text(moment: datetime | None) -> str:

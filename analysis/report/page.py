@@ -65,7 +65,7 @@ def _verdict(verdict: Verdict) -> str:
     details = f"<details><summary>What was checked</summary><pre>{lines}</pre></details>" if lines else ""
     return (
         f'<div class="verdict {name}"><p><span class="mark" aria-hidden="true">{mark}</span> '
-        f"Completeness: <strong>{escape(verdict.words)}</strong></p>{details}</div>"
+        f"{escape(verdict.of)}: <strong>{escape(verdict.words)}</strong></p>{details}</div>"
     )
 
 
