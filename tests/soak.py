@@ -41,7 +41,7 @@ UNITS = {
 }  # fmt: skip
 # A line is told from the others by these; more than nine in a panel would be none that one can read.
 LOOKS = [(f"var(--{colour})", dash) for dash, colour in product(range(3), ("one", "two", "three"))]
-# A start, a stop and the load of what is left are not what a year is made of.
+# What its own stop leaves
 EXPECTED_GAPS = {"stopped"}
 
 
@@ -107,7 +107,7 @@ def _soak(folder: Path, programs: Programs, seconds: float) -> Soak:
         begun_s = int(time.time()) + SCRAPE_S
         time.sleep(seconds)
         ended_s = int(time.time())
-        sections = [_section(server, name, panels, begun_s, ended_s) for name, panels in panels().items()]
+        sections = [_section(server, name, some, begun_s, ended_s) for name, some in panels().items()]
         fired = {
             line.label for line in _lines(server, 'ALERTS{alertstate="firing"}', "{{alertname}}", begun_s, ended_s)
         }
@@ -161,7 +161,7 @@ def panels() -> dict[str, list[dict[str, Any]]]:
 
 def _section(server: str, heading: str, panels: Sequence[dict[str, Any]], begun_s: int, ended_s: int) -> Section:
     """Return a section with a chart a panel; where a panel has nothing to show it says so."""
-    drawn, empty, keys = [], [], []
+    drawn, empty, keys, notes = [], [], [], []
     for panel in panels:
         lines = [
             line
@@ -171,10 +171,13 @@ def _section(server: str, heading: str, panels: Sequence[dict[str, Any]], begun_
         if not lines:
             empty.append(panel["title"])
             continue
+        if more := lines[len(LOOKS) :]:
+            notes.append(f"{panel['title']}: not drawn: {', '.join(line.label for line in more)}.")
         chart, series = _chart(panel, lines[: len(LOOKS)])
         drawn.append(chart)
         keys.append((panel["title"], ", ".join(f"{_look(one)} {one.label}" for one in series)))
-    notes = [f"Nothing to show: {', '.join(empty)}."] if empty else []
+    if empty:
+        notes.append(f"Nothing to show: {', '.join(empty)}.")
     return Section(
         heading.lower().replace(" ", "-"), heading,
         "Each panel of the dashboard, from what Prometheus scraped.",

@@ -34,8 +34,8 @@ def keep_steady() -> None:
 def give_back_large() -> None:
     """Let what is large, and held for a moment only, be the system's again at once: a loader's groups.
 
-    With it a loader of 20 million rows in 2,000 segments took 338 MB at most, with Arrow's own default 400, and was
-    as fast. Call it before anything is allocated.
+    With it a loader of 20 million rows in 2,000 segments took 338 MB at most, `release_unused` after each group
+    included, with Arrow's own default 400. Call it before anything is allocated.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     with contextlib.suppress(AttributeError, OSError, TypeError):  # glibc's only
