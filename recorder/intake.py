@@ -308,16 +308,19 @@ class Intake:
         self._lifecycle_missed |= self._lifecycle_on == {connection}
         self._lifecycle_on.discard(connection)
 
-    def book_broken(
-        self, connection: int, instrument: str, since_us: int, first_missing: int, last_missing: int
-    ) -> None:
-        """Open a gap for one book, unless another connection carries it; a new snapshot ends it."""
+    def book_broken(self, connection: int, instrument: str, first_missing: int, last_missing: int) -> None:
+        """Open a gap for one book, unless another connection carries it; a new snapshot ends it.
+
+        What is missing may have been made at any time after the book's own last change, whatever else came since.
+        """
+        now_us = self._now_us()
+        _, newest_ms = self._chain.get(instrument, (-1, now_us // US_PER_MS))
         self.quotes.stops(
             connection,
             instrument,
             "sequence_break",
-            since_us=since_us,
-            now_us=self._now_us(),
+            since_us=newest_ms * US_PER_MS,
+            now_us=now_us,
             first_missing=first_missing,
             last_missing=last_missing,
         )

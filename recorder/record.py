@@ -318,8 +318,9 @@ class Recorder:
 
     def _silent_since_us(self) -> int:
         """When the first connection fell silent: they are left one after another, and one may be open and dead."""
-        newest_us = [c.health.last_message_us for c in self._pool.connections if c.health.connected]
-        return min((us for us in newest_us if us), default=self._clock.now_us())
+        now_us = self._clock.now_us()
+        heard = [c.health for c in self._pool.connections if c.health.connected and c.health.last_message_us]
+        return min((one.heard_until_us(now_us) for one in heard), default=now_us)
 
     def _tell_crash(self, data_dir: DataDir) -> None:
         """Open a gap from the last durable row of each stream, unless a clean stop opened its own.

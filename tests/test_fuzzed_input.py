@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from loader.settings import LoaderSettings
 from recorder.deribit import channels
 from recorder.deribit.book import Book
-from recorder.deribit.connection import Assignment, Connection
+from recorder.deribit.channels import Assignment
+from recorder.deribit.connection import Connection
 from recorder.deribit.pacer import Pacer
 from recorder.deribit.session import Session
 from recorder.intake import Intake

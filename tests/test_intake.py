@@ -118,6 +118,18 @@ def test_a_connection_that_was_dead_before_it_was_lost_is_told_from_then(bench: 
     assert int(gap["started_at"].timestamp() * 1000) == NOW_US // 1000
 
 
+def test_a_broken_book_is_told_from_its_own_last_change(bench: Bench) -> None:
+    """What is missing was made after that, whatever other books brought meanwhile."""
+    bench.quote(0, 10, None)
+    bench.now_us += 4_000_000
+    bench.intake.book_broken(0, NAME, 11, 13)
+    bench.quote(0, 20, None)
+    gap, *_ = bench.rows("data_gaps")
+
+    assert (gap["cause"], gap["first_missing"], gap["last_missing"]) == ("sequence_break", 11, 13)
+    assert int(gap["started_at"].timestamp() * 1000) == NOW_US // 1000
+
+
 def test_a_ticker_that_another_connection_brought_is_not_recorded_again(bench: Bench) -> None:
     """Also when that one has left meanwhile: windows end at different moments."""
     bench.ticker(0, 1_000)

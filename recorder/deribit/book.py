@@ -37,7 +37,6 @@ class Book:
         self._bids = Side(max)
         self._asks = Side(min)
         self.change_id: int | None = None  # None: waiting for a snapshot
-        self.received_us = 0  # when its newest notification came
 
     def apply(self, data: BookData) -> Applied:
         """Take one notification."""

@@ -1,4 +1,9 @@
-"""Names of channels. 100ms is the finest interval that an unauthenticated client gets."""
+"""Channels: their names, and which of them a connection is to carry.
+
+100ms is the finest interval that an unauthenticated client gets.
+"""
+
+from dataclasses import dataclass
 
 INTERVAL = "100ms"
 
@@ -50,3 +55,18 @@ def is_creation(channel: str) -> bool:
 def is_lifecycle(channel: str) -> bool:
     """Whether a channel tells which instruments there are."""
     return is_state(channel) or is_creation(channel)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a connection is to carry: book and ticker of each instrument, and channels that are of many."""
+
+    instruments: frozenset[str] = frozenset()
+    wide: frozenset[str] = frozenset()
+
+    @property
+    def channels(self) -> frozenset[str]:
+        """Every channel of it."""
+        books = map(book, self.instruments)
+        tickers = map(ticker, self.instruments)
+        return frozenset((*self.wide, *books, *tickers))

@@ -13,6 +13,7 @@ from websockets.exceptions import WebSocketException
 
 from recorder.deribit import channels, trouble
 from recorder.deribit.book import Applied, Book
+from recorder.deribit.channels import Assignment
 from recorder.deribit.feed import Family, Feed
 from recorder.deribit.messages import (
     UNREADABLE,
@@ -45,21 +46,6 @@ LEAVE_TIMEOUT_S = 2.0
 NAMES_IN_A_LINE = 5
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """What a connection is to carry: book and ticker of each instrument, and channels that are of many."""
-
-    instruments: frozenset[str] = frozenset()
-    wide: frozenset[str] = frozenset()
-
-    @property
-    def channels(self) -> frozenset[str]:
-        """Every channel of it."""
-        books = map(channels.book, self.instruments)
-        tickers = map(channels.ticker, self.instruments)
-        return frozenset((*self.wide, *books, *tickers))
-
-
 @dataclass
 class Health:
     """What a person or a pool wants to know of a connection."""
@@ -72,6 +58,13 @@ class Health:
     lag_us: int = 0  # of the newest ticker: received minus the exchange's time
     longest_wait_s: float = 0.0  # of a message inside this process, since somebody set it to 0
     channels: int = 0
+
+    def heard_until_us(self, now_us: int) -> int:
+        """Until when, by the exchange's clock, nothing can be missing of what it sent; now, if nothing was heard yet.
+
+        A process that stood still reads late what was sent before: `last_message_us` alone lies after it.
+        """
+        return (self.last_message_us or now_us) - max(self.lag_us, 0)
 
 
 class Subscription(NamedTuple):
@@ -209,8 +202,7 @@ class Connection:
                 self._backoff.reset()
             self._useful_at_s = None
         if was_open:  # what it brought before its last grant was answered was recorded too
-            # A process that stood still reads late what was sent before it was given up: nothing younger came.
-            since_us = (self.health.last_message_us or self._now_us()) - max(self.health.lag_us, 0)
+            since_us = self.health.heard_until_us(self._now_us())
             self._feed.disconnected(self.number, cause=cause, since_us=since_us, detail=detail)
         self._changed()
 
@@ -355,9 +347,8 @@ class Connection:
     def _on_book(self, data: BookData, now_us: int) -> None:
         instrument = data.instrument_name
         book = self._books[instrument]
-        last, last_us = book.change_id, book.received_us
+        last = book.change_id
         applied = book.apply(data)
-        book.received_us = now_us
         if applied is Applied.NEW:
             change_id, prev_change_id = data.change_id, data.prev_change_id
             if self._snapshot_due_s:  # a book that goes on needs no snapshot: it would be left while it flows
@@ -369,12 +360,11 @@ class Connection:
         elif applied is Applied.BROKEN:
             assert last is not None
             assert data.prev_change_id is not None
-            # What is missing was sent at any time after the book's own last message: others may have come since.
-            self._feed.book_broken(self.number, instrument, last_us, last + 1, data.prev_change_id)
+            self._feed.book_broken(self.number, instrument, last + 1, data.prev_change_id)
             self.resync(instrument)
 
     def _on_trades(self, trades: list[TradeData], now_us: int) -> None:
-        self._feed.trades(trades, now_us, self.health.last_message_us or now_us)
+        self._feed.trades(trades, now_us, self.health.heard_until_us(now_us))
 
     def _on_platform(self, data: PlatformData, _now_us: int) -> None:
         if facts := data.facts():
@@ -390,7 +380,7 @@ class Connection:
             self._reject(frame, reason, "unknown" if garbage else "other", None)
 
     def _reject(self, frame: bytes, reason: str, family: Family, instrument: str | None) -> None:
-        since_us = self.health.last_message_us or self._now_us()
+        since_us = self.health.heard_until_us(self._now_us())
         self._feed.rejected(self.number, frame, reason, family=family, instrument=instrument, since_us=since_us)
         if family == "book" and instrument is not None:
             self._books[instrument].forget()

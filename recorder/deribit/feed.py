@@ -31,7 +31,7 @@ class Feed(Protocol):
         """One ticker notification."""
 
     def trades(self, trades: list[TradeData], received_us: int, since_us: int) -> None:
-        """Live trades; `since_us` is when the connection's message before came."""
+        """Live trades; all that was sent until `since_us` was heard before."""
 
     def instrument_created(self, data: InstrumentData, received_us: int) -> None:
         """A new listing."""
@@ -39,9 +39,7 @@ class Feed(Protocol):
     def instrument_state(self, data: InstrumentStateData, received_us: int) -> None:
         """A change of an instrument's state."""
 
-    def book_broken(
-        self, connection: int, instrument: str, since_us: int, first_missing: int, last_missing: int
-    ) -> None:
+    def book_broken(self, connection: int, instrument: str, first_missing: int, last_missing: int) -> None:
         """A hole in a book's chain: change ids in [first_missing, last_missing] were not seen."""
 
     def subscribed(
@@ -63,7 +61,7 @@ class Feed(Protocol):
     def disconnected(
         self, connection: int, *, cause: Literal["disconnect", "silence"], since_us: int, detail: str
     ) -> None:
-        """A session that was subscribed is gone; `since_us` is when its last message came."""
+        """A session that was subscribed is gone; everything was heard that the exchange sent until `since_us`."""
 
     def rejected(
         self, connection: int, frame: bytes, reason: str, *, family: Family, instrument: str | None, since_us: int

@@ -13,7 +13,8 @@ from typing import Any
 
 from websockets.exceptions import WebSocketException
 
-from recorder.deribit.connection import Assignment, Connection
+from recorder.deribit.channels import Assignment
+from recorder.deribit.connection import Connection
 from recorder.deribit.feed import Feed
 from recorder.deribit.pacer import SUBSCRIBE_BURST, Pacer
 from recorder.deribit.session import Reply

@@ -45,12 +45,12 @@ class End:
     def whole_until_us(self, now_us: int) -> int | None:
         """Return until when nothing was missing, by the clock that says it is `now_us`; None on a new stream.
 
-        That is the last row's `received_at`. Where it lies in the future the clock was set back since, nobody knows
-        by how much; the exchange's own time on the rows is then the latest that is sure to have been reached.
+        That is the exchange's newest time on a row, at the latest the last row's `received_at`: a recorder that fell
+        behind before it died had not read yet what was sent between the two. Where `received_at` lies in the future
+        the clock was set back since, nobody knows by how much, and the exchange's time is the one that is sure.
         """
-        if self.last_us is None or self.last_us <= now_us:
-            return self.last_us
-        return now_us if self.exchange_us is None else min(now_us, self.exchange_us)
+        known = [us for us in (self.last_us, self.exchange_us) if us is not None]
+        return min(now_us, *known) if known else None
 
 
 def find_end(data_dir: DataDir, stream: str) -> End:

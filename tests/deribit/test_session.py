@@ -17,7 +17,8 @@ from websockets.http11 import Response
 from recorder.deribit import connection as connection_module
 from recorder.deribit import session as session_module
 from recorder.deribit import trouble
-from recorder.deribit.connection import Assignment, Connection
+from recorder.deribit.channels import Assignment
+from recorder.deribit.connection import Connection
 from recorder.deribit.messages import InstrumentData
 from recorder.deribit.pacer import Pacer
 from recorder.deribit.session import Reply, RpcError, Silent, chunks, open_session

@@ -271,10 +271,11 @@ def test_the_line_that_was_written_last(end: End, found: list[Identity], expecte
 
 
 def test_until_when_nothing_was_missing() -> None:
-    """A last row in the future is of another clock; the exchange's time on it is the latest that is sure."""
+    """What was sent after the newest row may be unread when a recorder dies; times in the future do not count."""
     end = End("1", "2025", last_us=100, exchange_us=60)
 
-    assert end.whole_until_us(now_us=101) == 100
+    assert end.whole_until_us(now_us=101) == 60
+    assert replace(end, exchange_us=101).whole_until_us(now_us=200) == 100
     assert end.whole_until_us(now_us=99) == 60
     assert end.whole_until_us(now_us=50) == 50
     assert replace(end, exchange_us=None).whole_until_us(now_us=99) == 99
