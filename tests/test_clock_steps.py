@@ -97,7 +97,7 @@ def chain(tape: Path, stream: str) -> list[Path]:
 def heard_until_us(path: Path) -> int:
     """Until when, by the exchange's clock, a segment holds all that was sent."""
     times, received = ds.dataset(path, format="ipc").to_table(columns=["timestamp", "received_at"]).columns
-    return min(pc.max(times).value, int(received[-1].value))
+    return min(int(pc.max(times).value), int(received[-1].value))
 
 
 @pytest.mark.fault(15)
