@@ -15,7 +15,7 @@ with app.setup:
     import marimo as mo
 
     import analysis
-    from analysis import completeness
+    from analysis import completeness, findings
     from analysis.errors import NoTape
     from analysis.queries import ready_queries
     from analysis.span import Span
@@ -365,7 +365,7 @@ def _():
 def _(data_dir, how_far, newest):
     mo.stop(newest is None, mo.md("*Nothing to check yet.*"))
     _found = completeness.check(Tape.at(data_dir), Span(how_far.value and newest - how_far.value))
-    _lines = html.escape("\n".join(completeness.as_lines(_found, None)))
+    _lines = html.escape("\n".join(findings.as_lines(_found, None)))
     mo.Html(f"<pre style='white-space: pre-wrap; font-size: 0.8rem'>{_lines}</pre>")
     return
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 
 from analysis import completeness as checking
+from analysis import findings
 from analysis import manifest as checksums
 from analysis.errors import NoTape
 from analysis.span import Span
@@ -26,9 +27,9 @@ def completeness(root: str, span: Span, *, least: float | None, as_json: bool, m
     except (OSError, duckdb.Error, NoTape) as exc:
         return _not_checked(str(exc))
     if as_json:
-        sys.stdout.write(json.dumps(checking.as_json(found, least)) + "\n")
+        sys.stdout.write(json.dumps(findings.as_json(found, least)) + "\n")
     else:
-        sys.stdout.writelines(f"{line}\n" for line in checking.as_lines(found, least))
+        sys.stdout.writelines(f"{line}\n" for line in findings.as_lines(found, least))
     return {True: ExitCode.DONE, False: ExitCode.FAILED, None: ExitCode.NOT_CHECKED}[found.verdict(least)]
 
 

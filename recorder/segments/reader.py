@@ -56,7 +56,8 @@ class StreamSnapshot:
     stream: str
     sealed: tuple[Path, ...]
     live: pa.Table | None  # None if the stream has no live segment
-    left_out: tuple[LeftOut, ...] = ()  # live files
+    left_out: tuple[LeftOut, ...] = ()  # live files, or what is damaged in one
+    identities: tuple[Identity, ...] = ()  # of live segments
 
 
 def snapshot(data_dir: DataDir, stream: str) -> StreamSnapshot:
@@ -68,7 +69,7 @@ def snapshot(data_dir: DataDir, stream: str) -> StreamSnapshot:
     Raises:
         OSError: a file cannot be read for another reason than having moved.
     """
-    live: dict[str, pa.Table] = {}
+    live: dict[str, Checked] = {}
     left_out: dict[str, LeftOut] = {}
     for path in live_files(data_dir, stream):
         try:
@@ -77,16 +78,22 @@ def snapshot(data_dir: DataDir, stream: str) -> StreamSnapshot:
             continue  # sealed since it was listed: the list of sealed ones, made below, has it
         name = path.name.removesuffix(LIVE_SUFFIX)
         why = _why_not(checked, stream)
+        damage = [damage for damage in checked.damage if not damage.torn]  # torn is how a file ends that grows
         if not why:
-            live[name] = checked.table
+            live[name] = checked
+            if damage:
+                left_out[name] = LeftOut(path, f"all but {checked.rows} rows, for {damage[0]}")
         elif not _just_created(checked):
             left_out[name] = LeftOut(path, why)
     sealed = sealed_files(data_dir, stream)
     for path in sealed:
         live.pop(path.stem, None)
         left_out.pop(path.stem, None)
-    table = pa.concat_tables([t.replace_schema_metadata(None) for t in live.values()]) if live else None
-    return StreamSnapshot(stream, tuple(sealed), table, tuple(left_out.values()))
+    tables = [checked.table.replace_schema_metadata(None) for checked in live.values()]
+    identities = tuple(checked.identity for checked in live.values() if checked.identity)
+    return StreamSnapshot(
+        stream, tuple(sealed), pa.concat_tables(tables) if tables else None, tuple(left_out.values()), identities
+    )
 
 
 class Choice(NamedTuple):
