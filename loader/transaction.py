@@ -89,11 +89,11 @@ def _load(connection: Connection, group: Group, stop: Stop, *, compress: bool) -
 
 
 def _salvaged(connection: Connection, group: Group) -> bool:
-    """Return whether the rows of the one segment of a group are there under the id that it salvages."""
+    """Return whether the one segment of a group is a salvage of what is there: as a whole, or by another salvage."""
     (segment,) = group.segments
     identity = segment.identity
-    if identity.salvages and ledger.known_ids(connection, [identity.salvages]):
-        ledger.note_salvage(connection, segment.candidate, identity)
+    if identity.salvages and (holder := ledger.holder(connection, identity)):
+        ledger.note_salvage(connection, segment.candidate, identity.segment_id, holder)
         _forgive(connection, group)
         return True
     if parts := ledger.salvaged_by(connection, [identity.segment_id]):
