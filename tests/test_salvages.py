@@ -1,7 +1,9 @@
 """A damaged segment and all that is ever salvaged of it count once: in a database, in an archive, for a reader."""
 
 import shutil
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,15 @@ from typing import Any
 import pytest
 
 import analysis
+from loader import load, transaction
+from loader.postgres import ledger
 from recorder.doctor import doctor
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.encode import encode_segment
 from recorder.segments.layout import sealed_files
 from recorder.segments.reader import read_segment
 from tests.fix_archive import archive, manifests
-from tests.fix_postgres import load_once, query
+from tests.fix_postgres import SOON_S, load_once, query, wait_for
 from tests.segment_tools import QUOTES
 from tests.segments import damages, judge
 from tests.segments.test_doctor import identity_of, tape
@@ -23,6 +27,7 @@ from tests.test_loader_audit import audit
 
 ALL = list(range(2, 38))  # the numbers of the rows of a tape of three segments
 SECOND = ALL[12:24]
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -145,6 +150,81 @@ def test_of_two_salvages_on_one_tape_one_is_archived(root: Path) -> None:
     whole.unlink()
 
     assert archive(root).rows == 24 + 6
+
+
+# Side by side
+
+
+@pytest.fixture
+def tapes(root: Path) -> dict[str, list[int]]:
+    """Make tapes of the second segment alone, and one of all; return the numbers of each by its folder's name."""
+    found = {"whole": SECOND, "salvage": SECOND[:3] + SECOND[6:], "other": SECOND[:6] + SECOND[9:], "group": ALL}
+    for number, name in enumerate(found):
+        place = root.with_name(name)
+        shutil.copytree(root, place)
+        if name in ("salvage", "other"):
+            salvage(place, number)
+        if name != "group":
+            for path in (files(place)[0], files(place)[2]):
+                path.unlink()
+    return found
+
+
+@pytest.mark.parametrize("point", ["insert", "copy_rows"])
+@pytest.mark.parametrize(
+    "pair", ["whole salvage", "salvage whole", "group salvage", "salvage group", "salvage other"]
+)
+def test_two_loaders_side_by_side_load_one(
+    tapes: dict[str, list[int]],
+    root: Path,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    pair: str,
+    point: str,
+) -> None:
+    """One is held before its ledger row, or before its rows, while the other does all it can."""
+    first, second = pair.split()
+    held, go_on = threading.Event(), threading.Event()
+    place = ledger if point == "insert" else transaction
+    usual = getattr(place, point)
+
+    def hold_the_first(*arguments: Any) -> Any:
+        if not held.is_set():
+            held.set()
+            assert go_on.wait(SOON_S)
+        return usual(*arguments)
+
+    monkeypatch.setattr(place, point, hold_the_first)
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(load_once, root.with_name(first), database)
+        assert held.wait(SOON_S)
+        two = pool.submit(load_once, root.with_name(second), database)
+        wait_for(lambda: two.done() or query(database, WAITING) == [(1,)])
+        go_on.set()
+        tallies = {first: one.result(SOON_S), second: two.result(SOON_S)}
+
+    # A whole one that has no ledger row yet has nothing that a salvage could wait for.
+    winner, loser = (second, first) if point == "insert" and first in ("whole", "group") else (first, second)
+    others = [number for number in ALL if number not in SECOND] if "group" in pair else []
+    assert numbers(database) == sorted({*tapes[winner], *others})
+    assert tallies[winner].refused == {}
+    if loser in ("whole", "group"):
+        assert ["a part of it was salvaged" in why for why in tallies[loser].refused.values()] == [True]
+    else:
+        assert (tallies[loser].skipped, tallies[loser].refused) == (1, {})
+
+
+def test_a_salvage_that_was_put_into_a_group_is_taken_out(
+    tapes: dict[str, list[int]], root: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file is was asked of its first bytes, before it was read: it may be another file by then."""
+    load_once(root.with_name("whole"), database)
+    salvage(root.with_name("group"), 1)
+    monkeypatch.setattr(load, "_identity_of", lambda _candidate: None)
+    tally = load_once(root.with_name("group"), database)
+
+    assert (tally.segments, tally.skipped, tally.refused) == (2, 1, {})
+    assert numbers(database) == tapes["group"]
 
 
 # Readers

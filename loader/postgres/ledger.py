@@ -118,6 +118,14 @@ def salvaged_by(connection: Connection, ids: Sequence[str]) -> list[str]:
     return [row[0] for row in rows.fetchall()]
 
 
+def hold(connection: Connection) -> None:
+    """Wait until all that others are loading is committed, and keep them from loading until the transaction ends.
+
+    The lock is one that every INSERT into the ledger waits for, so who loads no salvage has nothing to do for it.
+    """
+    connection.execute("LOCK TABLE loaded_segments IN SHARE ROW EXCLUSIVE MODE")
+
+
 def take_numbers(connection: Connection, count: int) -> list[int]:
     """Take numbers for the column `segment`: known before the ledger row is written, so that rows can be encoded
     while another segment is loaded. One that is not used in the end is no loss.
