@@ -15,6 +15,7 @@ from msgspec import Meta
 from msgspec.structs import fields
 
 import analysis
+from analysis.settings import AnalysisSettings
 from loader.settings import LoaderSettings
 from recorder.runtime.settings import KNOWN_NAMES, CommonSettings, ServiceSettings
 from recorder.segments.schemas import SCHEMAS
@@ -72,8 +73,12 @@ def test_each_setting_is_told_with_its_default_its_rule_and_its_reader() -> None
     """As the programs have them, both ways."""
     told = told_settings()
     assert told.keys() == KNOWN_NAMES
-    readers = {"recorder": reads(RecorderSettings), "loader": reads(LoaderSettings)}
-    for settings in (RecorderSettings, LoaderSettings):
+    readers = {
+        "recorder": reads(RecorderSettings),
+        "loader": reads(LoaderSettings),
+        "analysis": reads(AnalysisSettings),
+    }
+    for settings in (RecorderSettings, LoaderSettings, AnalysisSettings):
         hints = get_type_hints(settings, include_extras=True)
         for field in fields(settings):
             default, allowed, who = told[field.encode_name.upper()]
