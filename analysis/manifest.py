@@ -13,7 +13,9 @@ from analysis.proof import broken_chain
 from analysis.tape import Tape
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.archived import Damaged
+from recorder.segments.encode import Identity
 from recorder.segments.layout import sealed_files
+from recorder.segments.manifest import ArchivedSegment
 from recorder.segments.reader import read_identity
 
 _SEGMENTS = "*/date=*/*.arrow"
@@ -102,15 +104,15 @@ def _named(file: Path) -> list[tuple[str, str]]:
 
 
 def _chain(tape: Tape, data_dir: DataDir, stream: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    known: list[ArchivedSegment | Identity] = []
     for manifest in tape.archive.manifests(stream) if tape.archive else ():
         if not isinstance(manifest, Damaged):
-            found |= {segment.segment_id: segment.previous for segment in manifest.segments}
-    for path in sealed_files(data_dir, stream):
-        if (identity := read_identity(path)) is not None:
-            found[identity.segment_id] = identity.previous
-            if identity.salvages:  # it stands where the damaged one stood, whom others name
-                found.setdefault(identity.salvages, identity.previous)
+            known += manifest.segments
+    known += [identity for path in sealed_files(data_dir, stream) if (identity := read_identity(path)) is not None]
+    found = {one.segment_id: one.previous for one in known}
+    for one in known:
+        if one.salvages:  # it stands where the damaged one stood, whom others name
+            found.setdefault(one.salvages, one.previous)
     return found
 
 
