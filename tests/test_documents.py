@@ -234,16 +234,21 @@ OTHERS = set(
 )
 
 
+def commands_of_line(line: str) -> list[list[str]]:
+    lexer = shlex.shlex(re.sub(r"[<>]+\s*\S+", "", line), posix=True, punctuation_chars=True)
+    lexer.wordchars += "$:@,%!{}[]…"
+    return [
+        list(words) for is_between, words in groupby(lexer, key=lambda word: word[0] in "|&;()") if not is_between
+    ]
+
+
 def commands() -> list[Any]:
     """Return every command that the documents show, one by one, as words, with where it stands."""
     found = []
     for where, snippet in snippets("console"):
         for line in snippet.replace("\\\n", " ").splitlines():
             if line.startswith("$ "):
-                lexer = shlex.shlex(re.sub(r"[<>]+\s*\S+", "", line[2:]), posix=True, punctuation_chars=True)
-                lexer.wordchars += "$:@,%!{}[]…"
-                parts = groupby(lexer, key=lambda word: word[0] in "|&;()")
-                found += [(where, list(words)) for is_between, words in parts if not is_between]
+                found += [(where, words) for words in commands_of_line(line[2:])]
     return [pytest.param(words, id=f"{where}-{' '.join(words)[:40]}") for where, words in found]
 
 
@@ -260,5 +265,9 @@ def test_commands_in_the_documents_are_commands(words: list[str]) -> None:
     elif program == "python":
         name, *arguments = words[words.index("-m") + 1 :]
         parser_of(name).parse_args(arguments)
+    elif program == "sh":
+        assert words[1] == "-c"
+        for inner in commands_of_line(words[2]):
+            test_commands_in_the_documents_are_commands(inner)
     else:
         assert program in OTHERS
