@@ -186,10 +186,27 @@ def test_a_stop_has_the_time_that_it_takes(name: str) -> None:
 
 def test_the_loader_sees_the_tape_read_only() -> None:
     """All but the archive."""
-    assert SERVICES["loader"]["volumes"] == [
-        "${DATA_DIR:-./data}:/data:ro",
-        "${DATA_DIR:-./data}/archive:/data/archive",
-    ]
+    mounts = {mount["target"]: mount.get("read_only", False) for mount in SERVICES["loader"]["volumes"]}
+
+    assert mounts == {"/data": True, "/data/archive": False}
+
+
+@pytest.mark.parametrize("given", ["", "data", "./data", "/srv/tape"])
+def test_data_dir_is_a_folder_of_this_machine(given: str) -> None:
+    """However it is written: in the short form of a mount a bare `data` is a volume, and one that is unknown."""
+    of_all = services(filled(COMPOSE, {"DB_PASSWORD": "x", "DATA_DIR": given}))
+    for name in ("data-dir", "recorder", "loader", "prune"):
+        for mount in of_all[name]["volumes"]:
+            assert (mount["type"], mount["bind"]) == ("bind", {"create_host_path": True})
+            assert mount["source"] == (given or "./data") + mount["target"].removeprefix("/data")
+
+
+def test_what_archive_url_may_be_in_containers_is_said() -> None:
+    """A folder is of no use there: nothing but DATA_DIR is mounted, and the rest cannot be written."""
+    mounted = {mount["target"] for name in ("recorder", "loader", "prune") for mount in SERVICES[name]["volumes"]}
+    assert mounted == {"/data", "/data/archive"}
+    assert "In containers" in (REPOSITORY / ".env.example").read_text().partition("#ARCHIVE_URL=")[0]
+    assert "A folder cannot be named there" in (REPOSITORY / "docs" / "operations.md").read_text()
 
 
 def test_profiles_are_those_that_are_documented() -> None:
