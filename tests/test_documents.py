@@ -229,8 +229,8 @@ def test_sql_in_the_documents_runs(snippet: str, market: Path) -> None:
 # What other programs do is not ours to try, and they are not on every machine.
 OTHERS = set(
     "amtool apt-get cat cd chronyc cp curl df dmesg docker du export find grep head install iostat journalctl ls mv "
-    "printf ps psql rm sail sha256sum smartctl sort sudoedit systemctl systemd-analyze tail tee timedatectl top "
-    "usermod".split()
+    "pip-audit printf ps psql rm sail sha256sum smartctl sort sudoedit systemctl systemd-analyze tail tee "
+    "timedatectl top usermod".split()
 )
 
 
