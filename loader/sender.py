@@ -76,8 +76,6 @@ class Sender:
         self._bars_due_s = 0.0
         # By stream, the times of what went in unordered.
         self._unordered: dict[str, Times] = {}
-        if target.retention_days and capabilities.kind == "plain":
-            log.warning("retention.impossible", reason="it needs TimescaleDB: rows stay until somebody deletes them")
 
     def send(self, prepared: Iterable[Prepared], *, backlog: bool) -> Generator[tuple[Prepared, Outcome], None, None]:
         """Load groups; yield each with what became of it, in their order.
@@ -142,10 +140,20 @@ class Sender:
                 if market:
                     migrate(self._connection, self._capabilities.kind, market)
                 check_table(self._connection, stream)
-                if market and self._target.retention_days and self._capabilities.kind == "timescale":
-                    policies.set_retention(self._connection, stream, self._target.retention_days)
+                if market and self._target.retention_days:
+                    self._set_retention(stream, self._target.retention_days)
                 self._checked_streams.add(stream)
             yield item
+
+    def _set_retention(self, stream: str, days: float) -> None:
+        # The server's kind is not the table's: one that was made before the extension stays as it is.
+        if self._capabilities.kind == "timescale" and policies.is_hypertable(self._connection, stream):
+            policies.set_retention(self._connection, stream, days)
+        else:
+            log.warning(
+                "retention.impossible",
+                stream=stream, reason="its table is none of TimescaleDB's: rows stay until somebody deletes them",
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def _line(self) -> Iterator[Connection]:

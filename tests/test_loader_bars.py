@@ -3,13 +3,16 @@
 import signal
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import psycopg
+import pytest
 
+from loader.postgres.capabilities import ask
 from loader.postgres.policies import joined
 from loader.sender import Target
-from tests.fix_postgres import Process, load_once, make_rows, query, record, wait_for
+from tests.fix_postgres import Process, load_once, make_rows, query, record, run_loader, wait_for
 
 QUOTES, TRADES, SPREADS = "eth_option_quotes", "eth_option_trades", "eth_option_spreads_1m"
 COUNT = 240
@@ -81,3 +84,36 @@ def test_bars_of_rows_that_retention_dropped_are_kept(tmp_path: Path, timescale_
     assert len(before) >= 4 * 3
     assert set(before) <= set(after)
     assert {row for row in query(timescale_database, COMPUTED) if row[0] > first_kept} <= set(after)
+
+
+def test_tables_made_before_timescaledb_was_there_stay_as_they_are(
+    tmp_path: Path, timescale_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader goes on, with old rows and with RETENTION_DAYS, and says that retention is impossible."""
+    quotes_of(tmp_path, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr("loader.load.ask", partial(ask, create=False))
+        load_once(tmp_path, timescale_database)
+    assert query(timescale_database, "SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'") == []
+    quotes_of(tmp_path, 5)
+    load_once(tmp_path, timescale_database)
+    assert query(timescale_database, "SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'") != []
+    quotes_of(tmp_path, 4)
+    loader = run_loader("load", "--once", "--retention-days", "30", root=tmp_path, url=timescale_database)
+
+    assert (loader.popen.returncode, "retention.impossible" in loader.err) == (0, True), loader.err
+    assert query(timescale_database, KEPT) == query(timescale_database, COMPUTED)
+    assert query(timescale_database, f"SELECT count(*) FROM {QUOTES}") == [(3 * COUNT,)]
+
+
+def test_a_bars_view_that_was_dropped_is_named(tmp_path: Path, timescale_database: str) -> None:
+    """Rows of old times are loaded, and the end is that of a load."""
+    followed(tmp_path, timescale_database)
+    query(timescale_database, f"DROP MATERIALIZED VIEW {SPREADS}")
+    quotes_of(tmp_path, 5)
+    loader = run_loader("load", "--once", root=tmp_path, url=timescale_database)
+
+    assert loader.popen.returncode == 0, loader.err
+    assert "bars.missing" in loader.err
+    assert SPREADS in loader.err
+    assert query(timescale_database, f"SELECT count(*) FROM {QUOTES}") == [(2 * COUNT,)]

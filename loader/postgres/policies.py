@@ -29,6 +29,10 @@ WHERE proc_name = 'policy_retention' AND (hypertable_schema, hypertable_name) = 
     SELECT nspname, relname FROM pg_class JOIN pg_namespace ns ON ns.oid = relnamespace
     WHERE pg_class.oid = to_regclass(%s))
 """
+_IS_HYPERTABLE = """
+SELECT EXISTS (SELECT FROM timescaledb_information.hypertables
+    WHERE to_regclass(format('%%I.%%I', hypertable_schema, hypertable_name)) = to_regclass(%s))
+"""
 _MARKETS = "SELECT DISTINCT scope FROM ticktape_migrations WHERE scope <> 'database' ORDER BY scope"
 _VIEW = """
 SELECT to_regclass(%(view)s) IS NOT NULL, EXISTS (SELECT FROM timescaledb_information.continuous_aggregates
@@ -57,6 +61,11 @@ ORDER BY range_start
 """
 
 log = get_logger("loader")
+
+
+def is_hypertable(connection: Connection, stream: str) -> bool:
+    """Return whether a stream's table is TimescaleDB's; one that was made before the extension is not."""
+    return connection.execute(_IS_HYPERTABLE, [f'"{stream}"']).fetchone() == (True,)
 
 
 def set_retention(connection: Connection, stream: str, days: float) -> None:
