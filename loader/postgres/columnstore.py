@@ -26,7 +26,8 @@ WORTH_A_REWRITE = 20_000
 _TABLE = """
 SELECT segmentby, orderby, %s > now() - (
     SELECT time_interval FROM timescaledb_information.dimensions
-    WHERE dimension_number = 1 AND to_regclass(format('%%I.%%I', hypertable_schema, hypertable_name)) = hypertable)
+    WHERE dimension_number = 1 AND (hypertable_schema, hypertable_name) = (SELECT nspname, relname FROM pg_class
+        JOIN pg_namespace ns ON ns.oid = relnamespace WHERE pg_class.oid = hypertable))
 FROM timescaledb_information.hypertable_columnstore_settings WHERE hypertable = to_regclass(%s)
 """
 # The chunks that rows of a time lie in, or will.

@@ -22,6 +22,7 @@ LEFT_TO_POLICIES = timedelta(days=2) - timedelta(hours=1)
 DROPPED_SOON = timedelta(hours=1)
 # A refresh that is refused since a policy is at the same times is tried again, once a second.
 TRIES = 10
+
 _BARS = {"trades": "bars_1m", "quotes": "spreads_1m"}
 _RETENTION = """
 SELECT config ->> 'drop_after' FROM timescaledb_information.jobs
@@ -30,13 +31,16 @@ WHERE proc_name = 'policy_retention' AND (hypertable_schema, hypertable_name) = 
     WHERE pg_class.oid = to_regclass(%s))
 """
 _IS_HYPERTABLE = """
-SELECT EXISTS (SELECT FROM timescaledb_information.hypertables
-    WHERE to_regclass(format('%%I.%%I', hypertable_schema, hypertable_name)) = to_regclass(%s))
+SELECT EXISTS (SELECT FROM timescaledb_information.hypertables WHERE (hypertable_schema, hypertable_name) = (
+    SELECT nspname, relname FROM pg_class JOIN pg_namespace ns ON ns.oid = relnamespace
+    WHERE pg_class.oid = to_regclass(%s)))
 """
 _MARKETS = "SELECT DISTINCT scope FROM ticktape_migrations WHERE scope <> 'database' ORDER BY scope"
 _VIEW = """
-SELECT to_regclass(%(view)s) IS NOT NULL, EXISTS (SELECT FROM timescaledb_information.continuous_aggregates
-    WHERE to_regclass(format('%%I.%%I', view_schema, view_name)) = to_regclass(%(view)s))
+SELECT to_regclass(%(view)s) IS NOT NULL, EXISTS (
+    SELECT FROM timescaledb_information.continuous_aggregates WHERE (view_schema, view_name) = (
+        SELECT nspname, relname FROM pg_class JOIN pg_namespace ns ON ns.oid = relnamespace
+        WHERE pg_class.oid = to_regclass(%(view)s)))
 """
 _REFRESH: LiteralString = "CALL refresh_continuous_aggregate(%s::regclass, %s, %s)"
 # So many minutes in one transaction: those of a chunk of quotes. With the server's own ten, five days of trades took
@@ -44,7 +48,9 @@ _REFRESH: LiteralString = "CALL refresh_continuous_aggregate(%s::regclass, %s, %
 _REFRESH_IN_BATCHES: LiteralString = """
 CALL refresh_continuous_aggregate(%s::regclass, %s, %s, options => '{"buckets_per_batch": 360}')
 """
-_TAKES_OPTIONS = "SELECT 'options' = ANY(proargnames) FROM pg_proc WHERE proname = 'refresh_continuous_aggregate'"
+_TAKES_OPTIONS = (
+    "SELECT bool_or('options' = ANY(proargnames)) FROM pg_proc WHERE proname = 'refresh_continuous_aggregate'"
+)
 # A policy that is paused, or somebody's own, counts as well.
 _CHUNKS = """
 WITH named AS (SELECT nspname, relname FROM pg_class JOIN pg_namespace AS ns ON ns.oid = relnamespace
