@@ -29,7 +29,7 @@ def scan_tape(
             found.append(pl.scan_parquet(files, hive_partitioning=False, extra_columns="ignore"))
         else:
             found.append(pl.scan_pyarrow_dataset(archived_rows(planned.archive, parts, stream)))
-    both = pl.concat([one.select(rows.schema.names) for one in found])
+    both = pl.concat([one.select(rows.stream_schema.names) for one in found])
     for bound in span.bounds(stream):
         both = both.filter(bound.holds(pl.col(bound.column)))
     return both
@@ -41,7 +41,7 @@ def _segments(rows: Rows) -> pl.LazyFrame:
     def pieces(
         columns: list[str] | None, predicate: pl.Expr | None, most_rows: int | None, _batch_rows: int | None
     ) -> Iterator[pl.DataFrame]:
-        wanted = None if columns is None else [name for name in rows.schema.names if name in columns]
+        wanted = None if columns is None else [name for name in rows.stream_schema.names if name in columns]
         for batch in rows.batches(wanted):
             piece = pl.DataFrame(batch)
             if predicate is not None:
@@ -53,5 +53,5 @@ def _segments(rows: Rows) -> pl.LazyFrame:
             if most_rows == 0:
                 return
 
-    schema = pl.DataFrame(rows.schema.empty_table()).schema
+    schema = pl.DataFrame(rows.stream_schema.empty_table()).schema
     return register_io_source(pieces, schema=schema)

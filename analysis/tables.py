@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 
 from analysis.errors import NoTape
 from analysis.queries import ready_queries
-from analysis.rows import Rows, log
+from analysis.rows import ROW, Rows, log
 from analysis.span import Span
 from analysis.tape import Plan, Tape, plan
 from recorder.segments.archived import Archived, Damaged
@@ -143,12 +143,14 @@ def _make_streams(
         planned = believed(looked_at, span, verify=verify)
         segments = Rows(planned, span, verify=verify)
         parts = wanted_parts(planned, span)
-        if not parts:
-            rows = connection.from_arrow(segments)
-        elif segments.none:  # by itself Parquet answers from its footers how many rows it has
+        if parts and segments.none:  # by itself Parquet answers from its footers how many rows it has
             rows = _archived(connection, planned, parts, span)
         else:
-            rows = connection.from_arrow(segments).union(_archived(connection, planned, parts, span))
+            rows = connection.from_arrow(segments)
+            if parts:
+                archived = _archived(connection, planned, parts, span)
+                rows = rows.union(archived.project(f'NULL::BOOLEAN AS "{ROW.name}", *'))
+            rows = rows.project(_columns(stream))
         rows.create_view(stream, replace=True)
 
 
@@ -164,8 +166,12 @@ def _archived(
         rows = connection.from_arrow(archived_rows(archive, parts, planned.stream))
     for bound in span.bounds(planned.stream):
         rows = rows.filter(bound.holds(duckdb.ColumnExpression(bound.column)))
-    columns = ", ".join(f'"{field.name}"' for field in SCHEMAS[stream_kind(planned.stream) or ""])
-    return rows.project(columns)
+    return rows.project(_columns(planned.stream))
+
+
+def _columns(stream: str) -> str:
+    """Return a stream's columns as SQL lists them."""
+    return ", ".join(f'"{name}"' for name in SCHEMAS[stream_kind(stream) or ""].names)
 
 
 def _make_kinds(connection: duckdb.DuckDBPyConnection, found: Collection[str], chosen: Collection[str]) -> None:
