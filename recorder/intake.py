@@ -101,6 +101,10 @@ class Intake:
         """Every stream's buffer."""
         return [self._gap_rows, self._instrument_rows, *(lane.buffer for lane in self.lanes)]
 
+    def flows_on(self, instrument: str, connection: int) -> bool:
+        """Whether a connection brings an instrument whole: its book and its ticker."""
+        return connection in self.quotes.carriers(instrument) and connection in self.tickers.carriers(instrument)
+
     # Ticks: the hot path
 
     def quote(

@@ -146,7 +146,8 @@ class Recorder:
         self._pool = Pool(
             settings.deribit_ws_url,
             feed=self._intake,
-            flows_on=lambda instrument, connection: connection in self._intake.quotes.carriers(instrument),
+            flows_on=self._intake.flows_on,
+            book_flows_on=lambda instrument, connection: connection in self._intake.quotes.carriers(instrument),
             max_channels=settings.max_channels_per_connection,
             redundancy=settings.redundancy,
             now_us=self._clock.now_us,

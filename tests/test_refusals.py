@@ -65,7 +65,8 @@ class Desk:
         self.pool = Pool(
             exchange.url,
             feed=self.intake,
-            flows_on=lambda name, connection: connection in self.intake.quotes.carriers(name),
+            flows_on=self.intake.flows_on,
+            book_flows_on=lambda name, connection: connection in self.intake.quotes.carriers(name),
             max_channels=max_channels,
             redundancy=1,
             now_us=now_us,
