@@ -41,6 +41,7 @@ class Desk:
 
     def __init__(self, exchange: Exchange, folder: Path, *, max_channels: int = 400) -> None:
         self.ahead_us = 0
+        self.on_list_missed: Callable[[], None] = lambda: None
         self.gaps: list[dict[str, Any]] = []
         self.quotes: list[dict[str, Any]] = []
         clock = asyncio.get_running_loop().time
@@ -59,7 +60,7 @@ class Desk:
             rejects=Rejects(folder),
             now_us=now_us,
             on_instrument=lambda _: None,
-            on_list_missed=lambda: None,
+            on_list_missed=lambda: self.on_list_missed(),  # noqa: PLW0108 - it is set later
             log=get_logger("test"),
         )
         self.pool = Pool(

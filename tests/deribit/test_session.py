@@ -243,8 +243,8 @@ async def test_a_stale_list_is_better_than_none(tmp_path: Path) -> None:
         serving(Options(port=0, instruments=20)) as exchange,
         open_session(exchange.url, notify=nothing, reject=nothing) as session,
     ):
-        await fresh.fetch(session.call)
-    await stale.fetch(Refusing().call)
+        assert await fresh.fetch(session.call)
+    assert not await stale.fetch(Refusing().call)
 
     assert choose(stale.listing, 0) == choose(fresh.listing, 0)
     with pytest.raises(RpcError):
