@@ -141,6 +141,7 @@ class Recorder:
             self._clock,
             interval_s=settings.flush_interval_sec,
             on_round=self._on_round,
+            on_step=lambda step_us: self._pool.clock_stepped(step_us),  # noqa: PLW0108 - it is made next
             log=log,
         )
         self._pool = Pool(

@@ -22,3 +22,10 @@ class Health:
         A process that stood still reads late what was sent before: `last_message_us` alone lies after it.
         """
         return (self.last_message_us or now_us) - max(self.lag_us, 0)
+
+    def clock_stepped(self, step_us: int) -> None:
+        """Say by the clock as it is now when the last message came, and how long after the exchange sent it."""
+        if self.last_message_us:
+            self.last_message_us += step_us
+        if self.lag_us:  # else there was no ticker yet
+            self.lag_us += step_us

@@ -129,6 +129,11 @@ class Pool:
                 await asyncio.sleep(0)  # lost meanwhile: another one
         raise TimeoutError(f"{method}: the connection was lost {_CALL_TRIES} times")
 
+    def clock_stepped(self, step_us: int) -> None:
+        """Carry over what the connections measured by the clock as it was before a step."""
+        for connection in self.connections:
+            connection.health.clock_stepped(step_us)
+
     async def leave(self) -> None:
         """Leave every channel before a clean stop."""
         await asyncio.gather(*(connection.leave() for connection in self.connections))
