@@ -29,13 +29,17 @@ class Flusher:
         *,
         interval_s: float,
         on_round: Callable[[Round], None],
+        on_step: Callable[[int], None],
         log: Logger,
     ) -> None:
-        """`on_round` is told what every flush and every seal did."""
+        """`on_round` is told what each flush and seal did, `on_step` by how much the clock was set just now."""
         self.free_space = FreeSpace()
         self.turned_s = time.monotonic()  # when it last was about to begin a round; it hangs if that is long ago
         self._on_round = on_round
+        self._on_step = on_step
         self._seal_asked = False
+        # Rows of before a clock step, and when by the old clock it was: durable and sealed before any later row.
+        self._of_before: tuple[dict[str, Batches], int] | None = None
         self._intake = intake
         self._tape = tape
         self._state = state
@@ -69,12 +73,17 @@ class Flusher:
         self._seal_asked = True
 
     async def round(self) -> bool:
-        """Flush once; False if rows were left because the disk refused them."""
-        step_us = self._clock.step_us()
-        if step_us:
-            await self._cross_step(step_us)
-        self._intake.tick()
-        return await self._flush()
+        """Flush once; False if rows were left because the disk refused them.
+
+        Where the wall clock was stepped it is taken over after a flush, and another one follows.
+        """
+        if self._of_before is None:
+            flushed = await self._tick_and_flush()
+            step_us = self._clock.step_us()
+            if not flushed or not step_us:
+                return flushed
+            self._take_over(step_us)
+        return await self._end_before_step() and await self._tick_and_flush()
 
     async def seal(self) -> None:
         """Seal every live segment."""
@@ -118,29 +127,55 @@ class Flusher:
     async def _in_thread(self, call: Callable[..., Round], *args: object) -> Round:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
 
-    async def _flush(self) -> bool:
-        buffers = self._intake.buffers
-        taken: dict[str, Batches] = {buffer.stream: buffer.take() for buffer in buffers}
+    async def _tick_and_flush(self) -> bool:
+        self._intake.tick()
+        left = await self._flush(self._take(), self._clock.now_us())
+        for buffer in self._intake.buffers:
+            buffer.settle(left.get(buffer.stream, ()))
+        self._warn(self._intake.buffers)
+        return not left
+
+    def _take(self) -> dict[str, Batches]:
+        return {buffer.stream: buffer.take() for buffer in self._intake.buffers}
+
+    async def _flush(self, rows: dict[str, Batches], now_us: int) -> dict[str, Batches]:
+        """Write rows; return those that the disk refused."""
         begun_s = time.monotonic()
-        result = await self._in_thread(self._write, taken, self._intake.rejects.take(), self._clock.now_us())
-        for buffer in buffers:
-            buffer.settle(result.left.get(buffer.stream, ()))
+        result = await self._in_thread(self._write, rows, self._intake.rejects.take(), now_us)
         result.flush_s = time.monotonic() - begun_s
         self._report(result)
         self._watch_free_space(result)
-        self._warn(buffers)
-        return result.failure is None
+        return result.left
 
-    async def _cross_step(self, step_us: int) -> None:
-        """Let no segment hold rows of both sides of a clock step: within one, received_at never runs backwards."""
-        self._log.warning("clock.stepped", by_s=step_us / 1e6)
+    def _take_over(self, step_us: int) -> None:
+        """Set the clock, between two rows: those that wait are of before, what comes from here on of after.
+
+        Only after a flush that did not fail: with a full disk rows may wait for hours, and more of them come.
+        """
         before_us = self._clock.now_us()
-        await self._flush()
+        self._log.warning("clock.stepped", by_s=step_us / 1e6)
+        self._of_before = self._take(), before_us
         self._clock.set()
-        # What came during that flush has the old time: it is taken before anything comes with the new one.
-        await self._flush()
-        await self.seal()
+        self._on_step(step_us)
         self._intake.clock_stepped(step_us, before_us)
+
+    async def _end_before_step(self) -> bool:
+        """Let no segment hold rows of both sides of a clock step: within one, received_at never runs backwards.
+
+        Rows of before that the disk refuses stay apart, and are tried again before any of after; they count against
+        the bounds of the buffers meanwhile.
+        """
+        assert self._of_before is not None
+        rows, before_us = self._of_before
+        left = await self._flush(rows, before_us)
+        if left:
+            self._of_before = left, before_us
+            return False
+        for buffer in self._intake.buffers:
+            buffer.settle(())
+        self._of_before = None
+        await self.seal()
+        return True
 
     def _report(self, result: Round) -> None:
         self._on_round(result)

@@ -31,6 +31,9 @@ MARGIN_AFTER_MS = 1_000
 # When a hole is asked again that the hosts could not fill: after twice as long each time, up to the second number.
 # What is missing may show up, or a later trade that proves that it does not exist; it has a day for it.
 ASK_AGAIN_S, ASK_AGAIN_MOST_S = 30.0, 600.0
+# Where a host refuses to answer, a hole is given up after its day, but only when this run has asked so often: one
+# refusal after a start proves nothing of a day.
+TRIES_WHILE_REFUSED = 5
 POLL_S = 1.0
 # So many of a kind before it is another's turn: a thousand instruments to learn must not hold up a hole, nor a
 # thousand holes the sweep.
@@ -197,23 +200,29 @@ class Healer:
             except HistoryRefused as exc:
                 refused = exc  # the other one may have it
         missing = self._intake.owed.had.missing(name, first, last)
-        if missing and refused is not None:
-            raise refused
-        void: list[Range] = []
-        lost: list[Range] = []
-        if missing and await self._show_later(name, missing[-1][1], newest):
-            now_s = time.monotonic()
-            case.absent_since_s = {part: _since_s(case.absent_since_s, part, now_s) for part in missing}
-            void = [part for part, since_s in case.absent_since_s.items() if since_s + self._void_after_s <= now_s]
-            if len(void) < len(missing):
-                youngest_s = max(case.absent_since_s.values())
-                case.ask_at_s = max(youngest_s + self._void_after_s, now_s + POLL_S)
-        elif self._is_old(gap):
-            lost = missing
+        void: list[Range] | None = None  # None: it cannot be told
+        if missing and refused is None:
+            try:
+                if await self._show_later(name, missing[-1][1], newest):
+                    void = self._void(case, missing)
+            except HistoryRefused as exc:
+                refused = exc
+        may_give_up = refused is None or case.tries >= TRIES_WHILE_REFUSED
+        lost = missing if void is None and may_give_up and self._is_old(gap) else []
         # Also where nothing is missing: a crash may have come between the last of its trades and its fate.
-        self._intake.owed.give_up(gap, void=void, lost=lost)
+        self._intake.owed.give_up(gap, void=void or [], lost=lost)
         if refused is not None:
             raise refused
+
+    def _void(self, case: Case, missing: list[Range]) -> list[Range]:
+        """Return what both hosts have lacked for long enough; the rest is asked again when it may be."""
+        now_s = time.monotonic()
+        case.absent_since_s = {part: _since_s(case.absent_since_s, part, now_s) for part in missing}
+        void = [part for part, since_s in case.absent_since_s.items() if since_s + self._void_after_s <= now_s]
+        if len(void) < len(missing):
+            youngest_s = max(case.absent_since_s.values())
+            case.ask_at_s = max(youngest_s + self._void_after_s, now_s + POLL_S)
+        return void
 
     async def _fetch(self, host: Host, name: str, first: int, last: int, since_us: int) -> int:
         """Record what a host has of the missing numbers; return the newest number on its pages, 0 if none."""

@@ -101,6 +101,10 @@ class Intake:
         """Every stream's buffer."""
         return [self._gap_rows, self._instrument_rows, *(lane.buffer for lane in self.lanes)]
 
+    def flows_on(self, instrument: str, connection: int) -> bool:
+        """Whether a connection brings an instrument whole: its book and its ticker."""
+        return connection in self.quotes.carriers(instrument) and connection in self.tickers.carriers(instrument)
+
     # Ticks: the hot path
 
     def quote(
@@ -363,10 +367,17 @@ class Intake:
                     self._instrument_rows.add(instrument_row(data, now_us, now_us, recorded=recorded))
 
     def clock_stepped(self, step_us: int, before_us: int) -> None:
-        """Record a step of the wall clock. Nothing is missing for it, but times across it do not subtract."""
+        """Record a step of the wall clock, as soon as it is taken over.
+
+        Nothing is missing for it, but times across it do not subtract: those that are remembered are carried over.
+        """
         now_us = self._now_us()
+        self.last_tick_us += step_us if self.last_tick_us else 0
+        self._ahead = {name: (shown_us + step_us, change_id) for name, (shown_us, change_id) in self._ahead.items()}
+        self.owed.clock_stepped(step_us)
         detail = f"the wall clock was stepped by {step_us / 1e6:+.3f} s"
         for lane in self.lanes:
+            lane.clock_stepped(step_us)
             gap = self.gaps.open(lane.stream, None, "clock_step", started_us=before_us, now_us=now_us, detail=detail)
             self.gaps.settle(gap, "void", now_us=now_us, ended_us=now_us)
 

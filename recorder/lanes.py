@@ -175,6 +175,10 @@ class Lane:
         if overdue and self._resuming:
             self._check_resumed(now_us)
 
+    def clock_stepped(self, step_us: int) -> None:
+        """Wait for silent instruments as long as before a step of the clock."""
+        self._awaited = {name: since_us + step_us for name, since_us in self._awaited.items()}
+
     def stopped_cleanly(self) -> bool:
         """Whether a clean stop told where the stream ends, and nothing has begun again since."""
         return any(gap.cause == "stopped" for gap in self._interruptions())

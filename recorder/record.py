@@ -141,12 +141,14 @@ class Recorder:
             self._clock,
             interval_s=settings.flush_interval_sec,
             on_round=self._on_round,
+            on_step=lambda step_us: self._pool.clock_stepped(step_us),  # noqa: PLW0108 - it is made next
             log=log,
         )
         self._pool = Pool(
             settings.deribit_ws_url,
             feed=self._intake,
-            flows_on=lambda instrument, connection: connection in self._intake.quotes.carriers(instrument),
+            flows_on=self._intake.flows_on,
+            book_flows_on=lambda instrument, connection: connection in self._intake.quotes.carriers(instrument),
             max_channels=settings.max_channels_per_connection,
             redundancy=settings.redundancy,
             now_us=self._clock.now_us,

@@ -64,6 +64,17 @@ class TradesOwed:
         self._tell_settled(now_us)
         self._tell_jumps(now_us)
 
+    def clock_stepped(self, step_us: int) -> None:
+        """Carry over what waits, and what was seen, by the clock as it was before a step."""
+        self._begun_us += step_us
+        self.newest_ending_us += step_us if self.newest_ending_us else 0
+        self._jumps = deque((due + step_us, name, hole, us + step_us) for due, name, hole, us in self._jumps)
+        self._ended_us = {name: us + step_us for name, us in self._ended_us.items()}
+        self._last_us = {
+            name: (before_us + step_us if before_us else 0, last_us + step_us)
+            for name, (before_us, last_us) in self._last_us.items()
+        }
+
     def tell_jumps(self) -> None:
         """Tell every jump now: the run ends."""
         self._tell_jumps(2**63)

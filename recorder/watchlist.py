@@ -1,7 +1,7 @@
 """Keeps what is recorded in line with what the exchange lists: hourly ranks, new listings, expiries."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from recorder.deribit import channels
 from recorder.deribit.messages import UNREADABLE, InstrumentData
@@ -14,7 +14,8 @@ from recorder.runtime.logging import Logger
 RANK_EVERY_S = 3600.0
 # Announcements come in storms (hundreds at 08:00 UTC): what comes within this is acted on together.
 GATHER_S = 0.5
-# After a lost lifecycle channel the list is fetched again, but not more often than this: it costs a lot of credits.
+# After a lost lifecycle channel, or in vain, the list is fetched again, but not more often than this: it costs a lot
+# of credits.
 LIST_AGAIN_AFTER_S = 60.0
 
 
@@ -63,27 +64,29 @@ class Watchlist:
     async def run(self) -> None:
         """Choose, and follow, until cancelled."""
         loop = asyncio.get_running_loop()
-        await self._until_done(self._fetch)
+        # A remembered list is better than none.
+        while not (await self._list() or self._universe.listing.instruments):  # noqa: ASYNC110 - no event: an exchange
+            await asyncio.sleep(self._backoff.next_delay_s())
         self._choose()
-        listed_s = ranked_s = loop.time()
+        listed_s = loop.time()
         # Announcements are subscribed to only now that it is known what to record: what was listed between the list
         # and the subscription is in neither, so the list is fetched once more.
         self.missed_some()
         while True:
             try:
-                async with asyncio.timeout(max(0.0, ranked_s + RANK_EVERY_S - loop.time())):
+                async with asyncio.timeout(max(0.0, listed_s + RANK_EVERY_S - loop.time())):
                     await self._changed.wait()
             except TimeoutError:
-                pass  # the ranks are due
+                pass  # the ranks are due, and the list with them: announcements may be missed unnoticed
             await asyncio.sleep(GATHER_S)
             self._changed.clear()
-            if loop.time() - ranked_s >= RANK_EVERY_S:  # also where announcements never pause
-                ranked_s = loop.time()
-                await self._try(self._rank)
-            if self._list_again and loop.time() - listed_s >= LIST_AGAIN_AFTER_S:
-                self._list_again = not await self._try(self._fetch)
+            age_s = loop.time() - listed_s
+            if age_s >= RANK_EVERY_S or (self._list_again and age_s >= LIST_AGAIN_AFTER_S):
+                self._list_again = False  # what is missed from here on may be in the reply or not
+                if not await self._list():
+                    self._list_again = True
                 listed_s = loop.time()
-            elif self._list_again:
+            if self._list_again:
                 loop.call_later(listed_s + LIST_AGAIN_AFTER_S - loop.time(), self._changed.set)
             self._choose()
 
@@ -96,21 +99,10 @@ class Watchlist:
             self._log.info("chosen", instruments=len(after), new=len(after - before), gone=len(before - after))
             self._pool.want(self._chosen, self._wide)
 
-    async def _fetch(self) -> None:
-        await self._universe.fetch(self._pool.call)
-
-    async def _rank(self) -> None:
-        await self._universe.rank_anew(self._pool.call)
-
-    async def _until_done(self, act: Callable[[], Awaitable[None]]) -> None:
-        while not await self._try(act):  # noqa: ASYNC110 - an exchange announces nothing
-            await asyncio.sleep(self._backoff.next_delay_s())
-        self._backoff.reset()
-
-    async def _try(self, act: Callable[[], Awaitable[None]]) -> bool:
+    async def _list(self) -> bool:
+        """Fetch the list; False if it is not fresh."""
         try:
-            await act()
+            return await self._universe.fetch(self._pool.call)
         except (RpcError, TimeoutError, *UNREADABLE) as exc:
             self._log.warning("universe.refused", error=str(exc) or type(exc).__name__)
             return False
-        return True

@@ -16,7 +16,7 @@ from recorder.runtime.data_dir import DataDir
 from recorder.segments.layout import sealed_files
 from recorder.segments.reader import read_identity
 from tests.fix_programs import Program, Programs, until
-from tests.oracle import tape_rows, trades_made
+from tests.oracle import journal_events, tape_rows, trades_made
 
 HOUR_S = 3600.0
 STREAMS = ("quotes", "trades", "tickers")
@@ -179,3 +179,36 @@ def test_a_clock_set_back_while_nothing_is_recorded_is_told(
     made = {key for key, at_us in trades_made(journal).made.items() if ended_us - 1e6 < at_us < begun_us}
     assert made
     assert made <= trades
+
+
+@pytest.mark.parametrize("step_s", [-HOUR_S, HOUR_S])
+@pytest.mark.fault(11, 15)
+def test_a_connection_that_is_dead_while_the_clock_is_stepped_is_told_from_when_it_fell_silent(
+    programs: Programs, clock: Clock, tmp_path: Path, step_s: float
+) -> None:
+    """By the exchange's clock, or by the recorder's if that is behind: its gap covers the time since."""
+    journal, tape = tmp_path / "journal", tmp_path / "tape"
+    exchange, url = programs.simulate(
+        "--instruments", 20, "--rate", 400, "--seed", 9, "--heartbeat-speed", 10, "--journal", journal,
+        "--faults", "silence:at=7,for=60",
+    )  # fmt: skip
+    recorder = programs.start(
+        "tests.stepped_clock", "tests.impatient", 60, 60, 30, "record", "--deribit-ws-url", url, "--data-dir", tape,
+        "--recorder-name", "test", "--flush-interval-sec", 0.2, CLOCK_FILE=str(clock.file), SILENCE_LIMIT_S="4",
+    )  # fmt: skip
+    recorder.until_event("subscribed")
+    (fault,) = until(lambda: journal_events(journal, "fault"), "silence")
+    time.sleep(0.5)
+    clock.set(step_s)
+    recorder.until_event("clock.stepped")
+    recorder.until_event("exchange.lost")
+    until(lambda: any(gap["status"] == "lost" for gap in gaps(tape, "silence")), "the gap's end")
+    assert recorder.stop() == 0
+    exchange.stop()
+
+    told = [gap for gap in gaps(tape, "silence") if gap["instrument"] is None and gap["ended"] is not None]
+    assert {gap["stream"] for gap in told} >= {"quotes", "tickers"}
+    begun_us = fault["sent_us"] + min(step_s, 0) * 1e6
+    for gap in told:
+        assert begun_us - 2e6 < gap["started"] <= begun_us + 100_000
+        assert 2e6 < gap["ended"] - fault["sent_us"] - step_s * 1e6 < 60e6

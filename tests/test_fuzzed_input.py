@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from loader.settings import LoaderSettings
 from recorder.deribit import channels
-from recorder.deribit.book import Book
 from recorder.deribit.channels import Assignment
 from recorder.deribit.connection import Connection
 from recorder.deribit.pacer import Pacer
@@ -136,8 +135,7 @@ def receive(brought: list[bytes], folder: Path) -> Intake:
         )  # fmt: skip
         assignment = Assignment(frozenset({NAME}), frozenset(WIDE))
         connection.assign(assignment)
-        connection._subscriptions.update(connection._subscriptions_of(assignment))  # noqa: SLF001 - as granted
-        connection._books[NAME] = Book()  # noqa: SLF001
+        connection._follow(assignment)  # noqa: SLF001 - as granted
         take, refuse = connection._on_notification, connection._on_garbage  # noqa: SLF001
         session = Session(Wire(brought), take, refuse, Pacer())  # type: ignore[arg-type]
         with pytest.raises(ConnectionError):

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from recorder.intake import Intake
 from recorder.rejects import Rejects
 from recorder.runtime.backoff import Backoff
 from recorder.runtime.logging import get_logger
-from recorder.simulator import methods, wire
+from recorder.simulator import methods, rest, wire
 from recorder.simulator.methods import Host, Params
 from recorder.simulator.orders import Fate
 from recorder.simulator.run import serving
@@ -250,6 +251,32 @@ async def test_what_neither_host_has_any_more_is_lost_after_a_day(exchange: Exch
 
     assert desk.fates(name)[1:] == [("lost", n + 1, n + 1)]
     assert desk.intake.owed.owe(name, n, n + 2, "crash", 0) == set()
+
+
+@pytest.mark.parametrize("host", ["main", "history"])
+@pytest.mark.fault(12)
+async def test_what_a_host_refuses_for_a_day_is_lost_too(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """Never void, since one host alone does not prove it; what the other one has is healed."""
+    desk, name = Desk(exchange, tmp_path), names(exchange)[0]
+    desk.subscribe()
+    if host == "main":
+        desk.refuses[BY_INSTRUMENT] = RpcError(BY_INSTRUMENT, 11094, "internal_server_error", b"")
+    else:
+        monkeypatch.setattr(rest, "reply", lambda *_: rest.respond(HTTPStatus.INTERNAL_SERVER_ERROR, b""))
+    n = number(exchange, name)
+    exchange.mix_trades(name, [LIVE, WITHHELD, VOID, LIVE])
+    desk.live(name, n, n + 3)
+    desk.ahead_us = 2 * JUMP_GRACE_US
+    async with desk.healing():
+        await become(lambda: desk.asked(BY_INSTRUMENT) > 7, "some answers")
+        assert desk.fates(name) == [("open", n + 1, n + 2)]
+        desk.ahead_us += DAY_US
+        await become(lambda: len(desk.fates(name)) > 1, "its fate")
+
+    assert desk.fates(name)[1:] == [("healed", n + 1, n + 1), ("lost", n + 2, n + 2)]
+    assert desk.seqs(name) == [n, n + 1, n + 3]
 
 
 async def test_a_hole_of_any_width_costs_as_much_as_is_in_it(exchange: Exchange, tmp_path: Path) -> None:

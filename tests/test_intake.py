@@ -1,13 +1,16 @@
 """What becomes a row when several connections bring the same: each tick once, and nothing waits for a dead one."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recorder.deribit.book import Top
-from recorder.deribit.messages import TickerData, TradeData
+from recorder.deribit.messages import InstrumentData, TickerData, TradeData
+from recorder.deribit.universe import Listing
 from recorder.intake import HOLD_BACK_US, Intake
+from recorder.lanes import RESUME_PATIENCE_US
 from recorder.rejects import Rejects
 from recorder.runtime.logging import get_logger
 from recorder.trades_had import TradesHad
@@ -20,7 +23,7 @@ NOW_US = 1_780_000_000_000_000
 class Bench:
     """An intake whose time a test sets."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, now_us: Callable[[], int] | None = None) -> None:
         self.now_us = NOW_US
         self.intake = Intake(
             currency="ETH",
@@ -31,7 +34,7 @@ class Bench:
             had=TradesHad(),
             open_gaps=[],
             rejects=Rejects(folder),
-            now_us=lambda: self.now_us,
+            now_us=now_us or (lambda: self.now_us),
             on_instrument=lambda _: None,
             on_list_missed=lambda: None,
             log=get_logger("test"),
@@ -143,6 +146,37 @@ def test_no_gap_of_a_clock_that_is_behind_ends_before_it_begins(bench: Bench) ->
 
     assert {gap["cause"] for gap in ended} == {"sequence_break", "disconnect"}
     assert all(gap["started_at"] <= gap["ended_at"] for gap in ended)
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+@pytest.mark.fault(15)
+def test_what_waits_is_as_far_away_after_a_step_of_the_clock_as_before(bench: Bench, step_s: int) -> None:
+    """A jump's grace, the patience with a silent instrument, and with a connection that holds a book back."""
+    none: frozenset[str] = frozenset()
+    intake = bench.intake
+    intake.chosen(Listing({NAME: InstrumentData(NAME), "quiet": InstrumentData("quiet")}), [NAME, "quiet"])
+    bench.quote(0, 10, None)
+    bench.quote(1, 14, None)
+    intake.subscribed(0, books={"quiet"}, tickers=none, refused=none, trades=False, lifecycle=False, exchange_us=None)
+    trades = [TradeData(NAME, str(seq), seq, NOW_US // 1000, "buy", 1.0, 1.0) for seq in (1, 3)]
+    intake.trades(trades, bench.now_us, bench.now_us)
+    before_us = bench.now_us
+    bench.now_us += step_s * 1_000_000
+    intake.clock_stepped(step_s * 1_000_000, before_us)
+    bench.rows("data_gaps")
+
+    def told() -> set[tuple[str, str | None]]:
+        intake.tick()
+        return {(gap["cause"], gap["instrument"]) for gap in bench.rows("data_gaps")}
+
+    assert told() == set()
+    bench.quote(1, 15, 14, after_us=HOLD_BACK_US // 2)
+    assert [row["change_id"] for row in bench.rows("quotes")] == [10]
+    bench.quote(1, 16, 15, after_us=HOLD_BACK_US // 2)
+    assert [row["change_id"] for row in bench.rows("quotes")] == [16]
+    assert ("sequence_break", NAME) in told()
+    bench.now_us += RESUME_PATIENCE_US
+    assert told() == {("silence", "quiet")}
 
 
 def test_a_ticker_that_another_connection_brought_is_not_recorded_again(bench: Bench) -> None:

@@ -369,6 +369,30 @@ def test_an_exchange_in_trouble_is_left_alone_and_then_recorded_again(
     assert "disconnect" in causes(tape)
 
 
+@pytest.mark.fault(12)
+def test_a_storm_in_a_settlement_costs_nothing_that_flows(programs: Programs, tmp_path: Path) -> None:
+    """New options are listed and a book breaks while every call is refused: all is recorded when it is over."""
+    journal, tape = tmp_path / "journal", tmp_path / "tape"
+    exchange, url = programs.simulate(
+        "--instruments", 60, "--rate", 600, "--seed", 5, "--journal", journal, "--faults",
+        "settlement:at=4,for=5;expire:at=4.2,count=5;list:at=4.5,count=20;gap:at=4.1",
+    )  # fmt: skip
+    recorder = record_all(programs, url, tape, "--max-channels-per-connection", 60)
+    until(lambda: journal_events(journal, "call_refused"), "a refusal")
+    until(lambda: any(event["kind"] == "settlement over" for event in journal_events(journal, "fault")), "its end")
+    listed = names(journal_events(journal, "listed"))
+    until(lambda: listed <= recorded(tape), "the new ones to be recorded", every_s=0.5)
+    until(lambda: all(gap["status"] != "open" for gap in gaps(tape)), "the break's end", every_s=0.5)
+    assert recorder.stop() == 0
+    exchange.stop()
+    accounted_for(journal, tape)
+
+    assert len(listed) == 20
+    assert trouble(recorder) == []
+    assert {event["reason"] for event in recorder.events("subscribe.refused")} == {"settlement_in_progress"}
+    assert causes(tape) <= {"sequence_break", "stopped"}
+
+
 def trouble(recorder: Program) -> list[dict[str, Any]]:
     return recorder.events("exchange.lost") + recorder.events("exchange.unreachable")
 

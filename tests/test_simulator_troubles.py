@@ -118,20 +118,12 @@ def test_a_locked_market_only_renews_its_tickers() -> None:
 
 
 async def test_unauthenticated_calls_can_be_switched_off(exchange: Exchange) -> None:
-    """All but test, set_heartbeat and subscribe are answered 11056 while it lasts; beginning and end are told."""
+    """All but test and set_heartbeat are answered 11056 while it lasts; beginning and end are told."""
     async with client(exchange) as deribit:
         await deribit.subscribe(METHODS_STATE)
         trouble = asyncio.create_task(exchange.unauthenticated(0.2))
         off = await deribit.data(METHODS_STATE)
-        refused = [
-            await deribit.call(method, currency="ETH", instrument_name=names(exchange)[0])
-            for method in ("public/get_instruments", "public/ticker", "public/unsubscribe_all")
-        ]
-        allowed = [
-            await deribit.call("public/test"),
-            await deribit.call("public/set_heartbeat", interval=10),
-            await deribit.call("public/subscribe", channels=["platform_state"]),
-        ]
+        refused, allowed = await answers(deribit, names(exchange)[0])
         on = await deribit.data(METHODS_STATE)
         await trouble
         after = await deribit.call("public/get_instruments", currency="ETH")
@@ -140,7 +132,37 @@ async def test_unauthenticated_calls_can_be_switched_off(exchange: Exchange) -> 
         {"allow_unauthenticated_public_requests": False},
         {"allow_unauthenticated_public_requests": True},
     )
-    assert [answer["error"]["code"] for answer in refused] == [11056] * 3
+    assert [answer["error"]["code"] for answer in refused] == [11056] * 4
+    assert all("result" in answer for answer in (*allowed, after))
+
+
+async def answers(deribit: Client, name: str) -> tuple[list[Any], list[Any]]:
+    """Make calls that a trouble refuses, and those that keep a session alive."""
+    refused = [
+        await deribit.call(method, currency="ETH", instrument_name=name, channels=["platform_state"])
+        for method in ("public/get_instruments", "public/ticker", "public/subscribe", "public/unsubscribe")
+    ]
+    return refused, [
+        await deribit.call("public/test"),
+        await deribit.call("public/set_heartbeat", interval=10),
+    ]
+
+
+@pytest.mark.parametrize(("kind", "code"), [("settlement", 10041), ("unavailable", 13028)])
+async def test_calls_are_refused_for_a_while_and_what_is_subscribed_flows_on(
+    exchange: Exchange, kind: str, code: int
+) -> None:
+    """As at 08:00 UTC: no call is served for some seconds, and nobody is cut off."""
+    async with client(exchange) as deribit:
+        await deribit.subscribe(WIDE_TRADES, *(f"book.{name}.100ms" for name in names(exchange)))
+        async with during(exchange.trouble(kind, FOR_EVER_S)):
+            refused, allowed = await answers(deribit, names(exchange)[0])
+            before = len(deribit.frames)
+            while len(deribit.frames) < before + 20:
+                await deribit.receive()
+        after = await deribit.call("public/get_instruments", currency="ETH")
+
+    assert [answer["error"]["code"] for answer in refused] == [code] * 4
     assert all("result" in answer for answer in (*allowed, after))
 
 
@@ -219,7 +241,9 @@ async def test_connections_are_killed_in_turn(journal: Path) -> None:
 
 async def test_timed_faults_can_be_ordered(journal: Path) -> None:
     """Each begins at its time and ends after its own, several beside each other."""
-    kinds = ("silence", "maintenance", "lock", "unauthenticated", "accept_close", "too_many")
+    kinds = (
+        "silence", "maintenance", "lock", "unauthenticated", "settlement", "unavailable", "accept_close", "too_many",
+    )  # fmt: skip
     spec = ";".join(f"{kind}:at=0.05,for=0.05" for kind in kinds)
     async with serving(options(journal=journal, faults=parse(spec))) as exchange:
         while len(faults_now(exchange, journal)) < 2 * len(kinds):  # noqa: ASYNC110 - a file announces nothing

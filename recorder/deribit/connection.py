@@ -4,33 +4,23 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Collection
+from collections.abc import Set as AbstractSet
+from typing import Any, Literal
 
-import msgspec
 from websockets.exceptions import WebSocketException
 
 from recorder.deribit import channels, trouble
+from recorder.deribit.asking import Asking
 from recorder.deribit.book import Applied, Book
 from recorder.deribit.channels import Assignment
 from recorder.deribit.feed import Family, Feed
-from recorder.deribit.messages import (
-    UNREADABLE,
-    BookData,
-    Notification,
-    PlatformData,
-    TickerData,
-    TradeData,
-    decode_book,
-    decode_created,
-    decode_platform,
-    decode_state,
-    decode_ticker,
-    decode_trades,
-)
+from recorder.deribit.health import Health
+from recorder.deribit.messages import UNREADABLE, BookData, PlatformData, TickerData, TradeData
 from recorder.deribit.pacer import Pacer
-from recorder.deribit.session import SUBSCRIBE_MOST_CHANNELS, Reply, RpcError, Session, Silent, open_session
+from recorder.deribit.session import SUBSCRIBE_MOST_CHANNELS as MOST_CHANNELS
+from recorder.deribit.session import Reply, RpcError, Session, Silent, chunks, open_session
+from recorder.deribit.subscriptions import Subscription, subscriptions_of
 from recorder.runtime.backoff import Backoff
 from recorder.runtime.logging import Logger
 
@@ -38,43 +28,8 @@ from recorder.runtime.logging import Logger
 USEFUL_AFTER_S = 10.0
 # A book that has waited this long for a snapshot is subscribed anew. Snapshots of 131 books came within 0.6 s.
 SNAPSHOT_PATIENCE_S = 15.0
-# A channel that the exchange left out is asked for again after this.
-ASK_AGAIN_S = 60.0
 # A clean stop waits this long for the exchange to confirm that nothing more will come.
 LEAVE_TIMEOUT_S = 2.0
-# How many names a warning spells out.
-NAMES_IN_A_LINE = 5
-
-
-@dataclass
-class Health:
-    """What a person or a pool wants to know of a connection."""
-
-    connected: bool = False
-    failed: bool = False  # the last attempt failed, or the session was lost, and no new one is open yet
-    reconnects: int = 0
-    messages: int = 0
-    last_message_us: int = 0
-    lag_us: int = 0  # of the newest ticker: received minus the exchange's time
-    longest_wait_s: float = 0.0  # of a message inside this process, since somebody set it to 0
-    channels: int = 0
-
-    def heard_until_us(self, now_us: int) -> int:
-        """Until when, by the exchange's clock, nothing can be missing of what it sent; now, if nothing was heard yet.
-
-        A process that stood still reads late what was sent before: `last_message_us` alone lies after it.
-        """
-        return (self.last_message_us or now_us) - max(self.lag_us, 0)
-
-
-class Subscription(NamedTuple):
-    """What is done with the messages of one channel."""
-
-    family: Family
-    instrument: str | None  # None: the channel is of many
-    decode: Callable[[bytes], Notification[Any]]
-    take: Callable[[Any, int], None]  # the data, and when it was received
-
 
 _CHANNEL = re.compile(rb'"channel"\s*:\s*"([^"]{1,128})"')
 
@@ -109,7 +64,7 @@ class Connection:
         # Of the session that is open:
         self._session: Session | None = None
         self._held: set[str] = set()
-        self._ask_again_s: dict[str, float] = {}  # channels that were left out, and when to ask again
+        self._asking = Asking(self._log)
         self._subscriptions: dict[str, Subscription] = {}  # by channel
         self._books: dict[str, Book] = {}
         self._snapshot_due_s: dict[str, float] = {}  # books that wait for a snapshot, and until when
@@ -186,7 +141,7 @@ class Connection:
 
     def _session_began(self, session: Session) -> None:
         self._held.clear()
-        self._ask_again_s.clear()
+        self._asking.begin()
         self._subscriptions.clear()
         self._books.clear()
         self._snapshot_due_s.clear()
@@ -207,68 +162,120 @@ class Connection:
         self._changed()
 
     async def _serve(self, session: Session) -> None:
-        """Bring what is held in line with what is assigned, again and again."""
+        """Bring what is held in line with what is assigned, again and again.
+
+        Raises:
+            RpcError, TimeoutError: a call was refused before anything was granted, or the session is ended with it.
+        """
         while True:
             self._wake.clear()
             await self._subscribe(session)
             await self._unsubscribe(session)
             await self._resync_books(session)
             try:
-                async with asyncio.timeout(SNAPSHOT_PATIENCE_S):
+                async with asyncio.timeout(self._pause_s()):
                     await self._wake.wait()
             except TimeoutError:
                 continue
 
-    async def _subscribe(self, session: Session) -> None:
+    def _pause_s(self) -> float:
+        """How long nothing is to be asked by itself."""
         now_s = time.monotonic()
+        due_s = [due_s for due_s in (*self._snapshot_due_s.values(), self._asking.next_s() or 0.0) if due_s > now_s]
+        return min([SNAPSHOT_PATIENCE_S, *(at_s - now_s for at_s in due_s)])
+
+    def _refused(self, reason: RpcError | TimeoutError, channels: Collection[str]) -> float:
+        """Let these wait, and keep what is held; return when the next call may be made.
+
+        What was granted flows on: to give up the session for a refusal would lose all of it, hand it to other
+        connections, and have these refused in their turn.
+        """
+        is_over = isinstance(reason, RpcError) and reason.code == trouble.SESSION_TERMINATED
+        if is_over or self._useful_at_s is None:
+            raise reason
+        return self._asking.refused(reason, channels)
+
+    async def _subscribe(self, session: Session) -> None:
         assigned = self.assigned
-        asked = [c for c in sorted(assigned.channels - self._held) if self._ask_again_s.get(c, 0.0) <= now_s]
+        asked = self._asking.due(assigned.channels - self._held)
         if not asked:
             return
-        new = Assignment(
-            frozenset(n for n in assigned.instruments if n not in self._books), assigned.wide - self._held
-        )
-        # Before they are asked for: a notification can come before the reply.
+        new = assigned.instruments - self._books.keys()
+        self._follow(assigned)  # before it is asked for: a notification can come before the reply
+        granted: set[str] = set()
+        exchange_us = None
+        for chunk in chunks(asked):
+            try:
+                some, exchange_us = await session.subscribe(chunk)
+            except (RpcError, TimeoutError) as exc:
+                self._refused(exc, chunk)
+            else:
+                granted |= some
+                self._take_grant(chunk, some)
+        self._log_and_tell(asked, granted, new, exchange_us)
+
+    def _follow(self, assigned: Assignment) -> None:
+        """Be ready for what comes on these channels."""
         for name in assigned.instruments:
             self._books.setdefault(name, Book())
-        self._subscriptions.update(self._subscriptions_of(Assignment(assigned.instruments, assigned.wide)))
-        granted, exchange_us = await session.subscribe(asked)
+        self._subscriptions.update(
+            subscriptions_of(
+                assigned,
+                on_book=self._on_book,
+                on_ticker=self._on_ticker,
+                on_trades=self._on_trades,
+                on_platform=self._on_platform,
+                feed=self._feed,
+            )
+        )
+
+    def _take_grant(self, asked: Collection[str], granted: set[str]) -> None:
+        """Hold what was granted, and wait for the snapshots of its books."""
+        now_s = time.monotonic()
         self._held |= granted
         self.health.channels = len(self._held)
-        if self._useful_at_s is None:
-            self._useful_at_s = time.monotonic() + USEFUL_AFTER_S
-        due_s = time.monotonic() + SNAPSHOT_PATIENCE_S
-        for name in assigned.instruments:
-            if channels.book(name) in granted and self._books[name].change_id is None:
-                self._snapshot_due_s.setdefault(name, due_s)
-        left_out = [channel for channel in asked if channel not in granted]
-        if left_out:
-            self._log.warning("subscribe.left_out", count=len(left_out), channels=left_out[:NAMES_IN_A_LINE])
-            for channel in left_out:
-                self._ask_again_s[channel] = now_s + ASK_AGAIN_S
-        books = {name for name in assigned.instruments if channels.book(name) in granted}
-        tickers = {name for name in assigned.instruments if channels.ticker(name) in granted}
+        if granted and self._useful_at_s is None:
+            self._useful_at_s = now_s + USEFUL_AFTER_S
+        self._asking.answered(asked)
+        if left_out := set(asked) - granted:
+            self._asking.left_out(left_out)
+        for name, book in self._books.items():
+            if book.change_id is None and channels.book(name) in granted:
+                self._snapshot_due_s.setdefault(name, now_s + SNAPSHOT_PATIENCE_S)
+
+    def _log_and_tell(
+        self, asked: Collection[str], granted: set[str], new: AbstractSet[str], exchange_us: int | None
+    ) -> None:
+        concerned = {name for c in asked if (name := self._subscriptions[c].instrument) is not None}
+        books = {name for name in concerned if channels.book(name) in self._held}
+        tickers = {name for name in concerned if channels.ticker(name) in self._held}
         self._feed.subscribed(
             self.number,
             books=books,
             tickers=tickers,
-            refused=new.instruments - (books & tickers),
+            refused=new - (books & tickers),
             trades=any(channels.is_trades(channel) for channel in granted),
             lifecycle=any(channels.is_lifecycle(channel) for channel in granted),
             exchange_us=exchange_us,
         )
-        self._log.info("subscribed", instruments=len(books & tickers), channels=len(granted))
+        if granted:
+            self._log.info("subscribed", instruments=len(books & tickers), channels=len(granted))
 
     async def _unsubscribe(self, session: Session) -> None:
-        extra = self._held - self.assigned.channels
+        """Leave what is not assigned, also where it is not known whether it was granted."""
+        extra = self._asking.due(self._subscriptions.keys() - self.assigned.channels)
         if not extra:
             return
-        await session.unsubscribe(sorted(extra))
-        self._held -= extra
+        # Not held from here on, whatever the answer: what is assigned again meanwhile is asked for again.
+        self._held.difference_update(extra)
         self.health.channels = len(self._held)
-        names = frozenset(
-            sub.instrument for c in extra if (sub := self._subscriptions.pop(c, None)) and sub.instrument is not None
-        )
+        try:
+            await session.unsubscribe(extra)
+        except (RpcError, TimeoutError) as exc:
+            self._refused(exc, extra)
+            return
+        self._asking.answered(extra)
+        names = frozenset(name for c in extra if (name := self._subscriptions.pop(c).instrument) is not None)
         for name in names:
             self._books.pop(name, None)
             self._snapshot_due_s.pop(name, None)
@@ -282,40 +289,34 @@ class Connection:
         # Both turns before anything is left: calls may wait for seconds, and a book that is left brings nothing.
         await session.turns(2)
         overdue = self._overdue()  # some may have had their snapshot meanwhile: these flow
-        now_s = time.monotonic()
         for name in overdue:
-            self._snapshot_due_s[name] = now_s + SNAPSHOT_PATIENCE_S
+            del self._snapshot_due_s[name]
             self._books[name].forget()
         names = [channels.book(name) for name in overdue]
-        await session.unsubscribe(names, paced=False)
-        granted, _ = await session.subscribe(names, paced=False)
-        if lost := set(names) - granted:
-            self._held -= lost
-            self._log.warning("subscribe.left_out", count=len(lost), channels=sorted(lost)[:NAMES_IN_A_LINE])
+        try:
+            await session.unsubscribe(names, paced=False)
+        except (RpcError, TimeoutError) as exc:
+            self._snapshot_due_s.update(dict.fromkeys(overdue, self._refused(exc, ())))
+            return
+        self._held.difference_update(names)  # until they are granted again, now or later: `_subscribe` asks for them
+        try:
+            granted, _ = await session.subscribe(names, paced=False)
+        except (RpcError, TimeoutError) as exc:
+            self._refused(exc, names)
+        else:
+            self._take_grant(names, granted)
 
     def _overdue(self) -> list[str]:
         """Return the books that should have had a snapshot by now, as many as one call may carry."""
         now_s = time.monotonic()
-        overdue = [name for name, due_s in self._snapshot_due_s.items() if due_s <= now_s]
-        if len(overdue) > SUBSCRIBE_MOST_CHANNELS:
+        overdue = [
+            name
+            for name, due_s in self._snapshot_due_s.items()
+            if due_s <= now_s and channels.book(name) in self._held
+        ]
+        if len(overdue) > MOST_CHANNELS:
             self._wake.set()  # the others are next
-        return overdue[:SUBSCRIBE_MOST_CHANNELS]
-
-    def _subscriptions_of(self, assignment: Assignment) -> dict[str, Subscription]:
-        found: dict[str, Subscription] = {}
-        for name in assignment.instruments:
-            found[channels.book(name)] = Subscription("book", name, decode_book, self._on_book)
-            found[channels.ticker(name)] = Subscription("ticker", name, decode_ticker, self._on_ticker)
-        for channel in assignment.wide:
-            if channels.is_trades(channel):
-                found[channel] = Subscription("trades", None, decode_trades, self._on_trades)
-            elif channels.is_state(channel):
-                found[channel] = Subscription("other", None, decode_state, self._feed.instrument_state)
-            elif channels.is_creation(channel):
-                found[channel] = Subscription("other", None, decode_created, self._feed.instrument_created)
-            else:
-                found[channel] = Subscription("other", None, decode_platform, self._on_platform)
-        return found
+        return overdue[:MOST_CHANNELS]
 
     # The hot path: one call of _on_notification for each message.
 
@@ -326,14 +327,11 @@ class Connection:
             self._reject(frame, f"nobody subscribed to {channel!r}", "other", None)
             return
         try:
-            params = known.decode(frame).params
-            _expect(params.channel, channel)
-            if known.instrument is not None:
-                _expect(params.data.instrument_name, known.instrument)
+            data = known.read(channel, frame)
         except UNREADABLE as exc:
             self._reject(frame, str(exc), known.family, known.instrument)
         else:
-            known.take(params.data, now_us)
+            known.take(data, now_us)
         health = self.health
         health.messages += 1
         health.last_message_us = now_us
@@ -385,8 +383,3 @@ class Connection:
         if family == "book" and instrument is not None:
             self._books[instrument].forget()
             self.resync(instrument)
-
-
-def _expect(found: str, expected: str) -> None:
-    if found != expected:
-        raise msgspec.ValidationError(f"it is of {found!r}, but came where {expected!r} belongs")

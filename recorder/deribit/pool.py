@@ -7,6 +7,7 @@ answers, so that what ends another is taken for that one's own trouble, and it t
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -23,6 +24,9 @@ from recorder.runtime.logging import Logger
 
 # How often a move is looked after (the new connection flows within a window or two), or one that tries for all.
 _POLL_S = 0.25
+# A move whose new connection has not brought book and ticker by then is given up, since others wait for its end.
+# As long as that again none is begun: it would be the same.
+MOVE_PATIENCE_S = 60.0
 # So much of the burst of subscribe calls is there at the start. Credits are by IP: a recorder that is killed and
 # started again and again would find them spent by itself, and be cut off.
 _FIRST_BURST = 2
@@ -39,6 +43,7 @@ class Pool:
         *,
         feed: Feed,
         flows_on: Callable[[str, int], bool],
+        book_flows_on: Callable[[str, int], bool],
         # Limits
         max_channels: int,
         redundancy: int,
@@ -46,12 +51,13 @@ class Pool:
         now_us: Callable[[], int],
         log: Logger,
     ) -> None:
-        """`flows_on(instrument, connection)` tells whether an instrument's book is whole on a connection."""
+        """`flows_on(instrument, connection)` tells whether an instrument is whole there, `book_flows_on` its book."""
         self.connections: list[Connection] = []
         self.connected_once = asyncio.Event()
         self._url = url
         self._feed = feed
         self._flows_on = flows_on
+        self._book_flows_on = book_flows_on
         self._max_channels = max_channels
         self._redundancy = redundancy
         self._now_us = now_us
@@ -62,6 +68,8 @@ class Pool:
         self._placement: Placement = {}
         self._wide_placement: Placement = {}
         self._moves: dict[str, tuple[int, int]] = {}  # instrument -> from, to: carried by both meanwhile
+        self._moves_late_s = 0.0  # when those that go on, all begun together, have taken too long
+        self._moves_after_s = 0.0  # when others may be begun, where some were given up
         self._tasks: dict[int, asyncio.Task[None]] = {}  # of the connections that try, or are open
         # Connections that were not heard of since they were made, or since all were lost. They count as usable: what
         # they carry is not handed to others before they had their turn.
@@ -120,6 +128,11 @@ class Pool:
             except (OSError, WebSocketException):
                 await asyncio.sleep(0)  # lost meanwhile: another one
         raise TimeoutError(f"{method}: the connection was lost {_CALL_TRIES} times")
+
+    def clock_stepped(self, step_us: int) -> None:
+        """Carry over what the connections measured by the clock as it was before a step."""
+        for connection in self.connections:
+            connection.health.clock_stepped(step_us)
 
     async def leave(self) -> None:
         """Leave every channel before a clean stop."""
@@ -194,7 +207,7 @@ class Pool:
         self._finish_moves(usable)
         self._placement = place(self._placement, self._wanted, usable=usable, redundancy=self._redundancy)
         self._wide_placement = place(self._wide_placement, self._wide, usable=usable, redundancy=self._redundancy)
-        if not self._moves:
+        if not self._moves and time.monotonic() >= self._moves_after_s:
             self._begin_moves([number for number in usable if self.connections[number].health.connected])
         for connection in self.connections:
             number = connection.number
@@ -214,10 +227,12 @@ class Pool:
                 self._moves[name] = (source, target)
                 placement[name] |= {target}
             self._placement = placement
+            self._moves_late_s = time.monotonic() + MOVE_PATIENCE_S
             self._log.info("moves.begun", instruments=len(found))
 
     def _finish_moves(self, usable: list[int]) -> None:
         placement = dict(self._placement)
+        now_s = time.monotonic()
         for name, (source, target) in list(self._moves.items()):
             carriers = placement.get(name, frozenset())
             if name not in placement or source not in carriers or source not in usable:
@@ -229,9 +244,14 @@ class Pool:
             elif self._flows_on(name, target):
                 del self._moves[name]
                 placement[name] = carriers - {source}
+            elif now_s > self._moves_late_s and self._flows_on(name, source):
+                del self._moves[name]
+                placement[name] = carriers - {target}
+                self._moves_after_s = now_s + MOVE_PATIENCE_S
         self._placement = placement
 
     def _resync_if_alone(self, name: str, target: int) -> None:
         """The old one was lost before the new one flowed: its snapshot, then passed over, is needed after all."""
-        if not self._flows_on(name, target) and target < len(self.connections):
+        # A book that flows is not left, whatever became of the ticker: what it brings meanwhile would be missing.
+        if not self._book_flows_on(name, target) and target < len(self.connections):
             self.connections[target].resync(name)

@@ -1,4 +1,4 @@
-"""What ended a connection, by name, and how long to stay away at least so as not to make it worse. Pure."""
+"""Why a connection ended or a call was refused, by name, and how long to stay away not to make it worse. Pure."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from recorder.deribit.session import RpcError, Silent
 
 Trouble = Literal[
     "network", "closed", "silent", "too_many_connections", "too_many_requests", "too_slow", "maintenance",
-    "unauthenticated_disabled", "refused",
+    "unauthenticated_disabled", "retry", "settlement_in_progress", "temporarily_unavailable", "refused",
 ]  # fmt: skip
 
 # Limits are by IP: trying again soon keeps them exceeded. Maintenance takes minutes.
@@ -18,11 +18,15 @@ _LEAST_DELAY_S: dict[str, float] = {
     "maintenance": 5.0,
     "unauthenticated_disabled": 30.0,
 }
+SESSION_TERMINATED = 10028  # the exchange closes the connection after it
 _BY_CODE: dict[int, Trouble] = {
-    10028: "too_many_requests",
+    SESSION_TERMINATED: "too_many_requests",
+    10040: "retry",
+    10041: "settlement_in_progress",
     10066: "too_many_requests",
     11051: "maintenance",
     11056: "unauthenticated_disabled",
+    13028: "temporarily_unavailable",
 }
 _BY_STATUS: dict[int, Trouble] = {429: "too_many_connections", 502: "maintenance", 503: "maintenance"}
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -75,8 +75,11 @@ class Universe:
         self._log = log
         self._announced: dict[str, InstrumentData] = {}  # since the list was asked for the last time
 
-    async def fetch(self, call: Call) -> None:
+    async def fetch(self, call: Call) -> bool:
         """Fetch the list and its open interest; where that is refused the remembered list serves.
+
+        Returns:
+            Whether the list is fresh.
 
         Raises:
             RpcError, TimeoutError, UNREADABLE: it could not be had, and none is remembered.
@@ -98,17 +101,9 @@ class Universe:
             if stale is None:
                 raise
             self.listing = stale
-        else:
-            await asyncio.to_thread(self._remember, self.listing)
-
-    async def rank_anew(self, call: Call) -> None:
-        """Fetch open interest alone.
-
-        Raises:
-            RpcError, TimeoutError, UNREADABLE: it could not be had; the old ranks stand.
-        """
-        summaries = await call("public/get_book_summary_by_currency", currency=self._currency, kind=self._kind)
-        self.listing = replace(self.listing, open_interest=_open_interest(decode_summaries(summaries.result)))
+            return False
+        await asyncio.to_thread(self._remember, self.listing)
+        return True
 
     def add(self, data: InstrumentData) -> None:
         """Take in a new listing, or an instrument in a new state."""

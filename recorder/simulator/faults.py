@@ -32,8 +32,10 @@ RULES = {
     ),
     "lock": _Rule(Sort.EXCHANGE, "the index is locked, told on platform_state: no book moves, nothing trades", True),
     "unauthenticated": _Rule(
-        Sort.EXCHANGE, "calls but test, set_heartbeat and subscribe are answered 11056; told on its channel", True
+        Sort.EXCHANGE, "calls but test and set_heartbeat are answered 11056; told on its channel", True
     ),
+    "settlement": _Rule(Sort.EXCHANGE, "the same calls are answered 10041; what is subscribed flows on", True),
+    "unavailable": _Rule(Sort.EXCHANGE, "likewise with 13028", True),
     "accept_close": _Rule(Sort.EXCHANGE, "all are closed, and each new connection at once after it opened", True),
     "too_many": _Rule(Sort.EXCHANGE, "connecting is answered HTTP 429, calls 10028 and then closed", True),
     "gap": _Rule(Sort.MESSAGE, "one book change is not sent: the next one's prev_change_id jumps"),

@@ -151,6 +151,8 @@ class Exchange:
             "maintenance": self.maintenance,
             "lock": self.lock,
             "unauthenticated": self.unauthenticated,
+            "settlement": lambda for_s: self.refuse("settlement", for_s),
+            "unavailable": lambda for_s: self.refuse("unavailable", for_s),
             "accept_close": self.accept_close,
             "too_many": self.too_many,
         }
@@ -182,6 +184,11 @@ class Exchange:
         async with self._during("unauthenticated", for_s):
             self._tell(channel, state % "false")
         self._tell(channel, state % "true")
+
+    async def refuse(self, kind: str, for_s: float) -> None:
+        """Refuse calls for a settlement, or as unavailable; what is subscribed flows on."""
+        async with self._during(kind, for_s):
+            pass
 
     async def accept_close(self, for_s: float) -> None:
         """Close every connection, and each new one as soon as it is open."""

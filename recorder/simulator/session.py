@@ -30,7 +30,13 @@ LEAST_HEARTBEAT_S = 10
 _FIRST_TEST_SHARE, _TEST_AFTER_S, _ANSWER_WITHIN_S = 1.2, 0.6, 10.0
 _IDLE_S = 60.5  # without heartbeat and subscription
 _POLICY_VIOLATION = 1008  # Deribit's own code for a terminated session is not known
-_WITHOUT_AUTHENTICATION = frozenset({"public/test", "public/set_heartbeat", "public/subscribe"})
+# What is answered instead in each trouble, to every call but those that keep a session alive.
+_REFUSALS = {
+    "unauthenticated": (11056, "unauthenticated_public_requests_temporarily_disabled"),
+    "settlement": (10041, "settlement_in_progress"),
+    "unavailable": (13028, "temporarily_unavailable"),
+}
+NEVER_REFUSED = frozenset({"public/test", "public/set_heartbeat"})
 _YIELD_EVERY = 64  # messages; a burst must not hold up the others
 
 
@@ -242,8 +248,10 @@ class Session:
         if not is_affordable or troubles["too_many"]:
             self._ending = _POLICY_VIOLATION, "too_many_requests"
             raise RpcError(10028, "too_many_requests")
-        if troubles["unauthenticated"] and method not in _WITHOUT_AUTHENTICATION:
-            raise RpcError(11056, "unauthenticated_public_requests_temporarily_disabled")
+        for trouble, (code, message) in _REFUSALS.items():
+            if troubles[trouble] and method not in NEVER_REFUSED:
+                self._house.journal.event("call_refused", connection=self.number, method=method, code=code)
+                raise RpcError(code, message)
 
     def _call(self, method: str, params: Params, after: list[str]) -> str:
         match method:

@@ -243,8 +243,8 @@ async def test_a_stale_list_is_better_than_none(tmp_path: Path) -> None:
         serving(Options(port=0, instruments=20)) as exchange,
         open_session(exchange.url, notify=nothing, reject=nothing) as session,
     ):
-        await fresh.fetch(session.call)
-    await stale.fetch(Refusing().call)
+        assert await fresh.fetch(session.call)
+    assert not await stale.fetch(Refusing().call)
 
     assert choose(stale.listing, 0) == choose(fresh.listing, 0)
     with pytest.raises(RpcError):
@@ -259,6 +259,9 @@ async def test_a_stale_list_is_better_than_none(tmp_path: Path) -> None:
         (RpcError("m", 10028, "too_many_requests", b"null"), "too_many_requests", 10),
         (RpcError("m", 11056, "disabled", b"null"), "unauthenticated_disabled", 30),
         (RpcError("m", 11051, "system_maintenance", b"null"), "maintenance", 5),
+        (RpcError("m", 10040, "retry", b"null"), "retry", 0),
+        (RpcError("m", 10041, "settlement_in_progress", b"null"), "settlement_in_progress", 0),
+        (RpcError("m", 13028, "temporarily_unavailable", b"null"), "temporarily_unavailable", 0),
         (ConnectionClosedError(Close(1008, "connection_too_slow"), None), "too_slow", 0),
         (ConnectionClosedError(None, None), "closed", 0),
         (InvalidStatus(Response(429, "Too Many Requests", Headers())), "too_many_connections", 30),
