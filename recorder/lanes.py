@@ -150,10 +150,13 @@ class Lane:
             del self._awaited[name]
 
     def interrupted(self, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
-        """The stream stopped for every instrument. An interruption that lasts is told once."""
+        """The stream stopped for every instrument. An interruption that lasts is told once.
+
+        Unless it began later: it may be durable although the rows that came before it, in the same round, are not.
+        """
         self._resuming = True
         self._resumed.clear()
-        if not any(self._interruptions()):
+        if not any(gap.started_us <= since_us for gap in self._interruptions()):
             self._gaps.open(self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail)
 
     def subscribed(self, instruments: Iterable[str], now_us: int) -> None:
@@ -176,7 +179,10 @@ class Lane:
             self._check_resumed(now_us)
 
     def stopped_cleanly(self) -> bool:
-        """Whether a clean stop told where the stream ends, and nothing has begun again since."""
+        """Whether a clean stop told where the stream ends, and nothing has begun again since.
+
+        All that came before it was durable before it was told: its start may lie after the last durable row.
+        """
         return any(gap.cause == "stopped" for gap in self._interruptions())
 
     def missed_one(self, instrument: str, *, since_us: int, now_us: int, ids: tuple[int, int]) -> None:
