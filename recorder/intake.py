@@ -5,6 +5,7 @@ from collections.abc import Set as AbstractSet
 from typing import Literal
 
 from recorder.buffers import Buffer
+from recorder.chains import Chains
 from recorder.deribit.book import Top
 from recorder.deribit.feed import Family
 from recorder.deribit.messages import InstrumentData, InstrumentStateData, TickerData, TradeData
@@ -12,7 +13,7 @@ from recorder.deribit.universe import ENDED_STATES, Listing
 from recorder.gaps import Gap, GapLog
 from recorder.lanes import ALL, Lane
 from recorder.rejects import Rejects
-from recorder.rows import US_PER_MS, instrument_row, quote_row, ticker_row, trade_row
+from recorder.rows import US_PER_MS, instrument_row, ticker_row, trade_row
 from recorder.runtime.logging import Logger
 from recorder.segments.layout import US_PER_DAY
 from recorder.segments.schemas import GAPS_STREAM, Row, stream_name
@@ -22,10 +23,9 @@ from recorder.trades_owed import TradesOwed
 # Rows of these streams are few; the bound is against the unforeseen.
 BUFFER_SIZE_INSTRUMENTS = 100_000
 BUFFER_SIZE_GAPS = 100_000
-# A connection that carries a book brings each change within a window or two of any other; after this it is dead.
-HOLD_BACK_US = 1_000_000
 # So many tickers of one instrument and time are remembered; two were seen.
 MOST_OF_A_TIME = 8
+_NO_PRICES = (None, None)
 
 
 class Intake:
@@ -83,9 +83,7 @@ class Intake:
         self._lifecycle_on: set[int] = set()  # the connections that carry announcements
         self._lifecycle_missed = False
         self._platform: dict[str, bool] = {}  # what the exchange last said of itself
-        self._chain: dict[str, tuple[int, int]] = {}  # newest recorded change_id, its timestamp_ms
-        # Books that a connection has shown to be beyond what is recorded: since when, and at which change_id.
-        self._ahead: dict[str, tuple[int, int]] = {}
+        self._chains = Chains(self.quotes)
         self._instruments: dict[str, InstrumentData] = {}
         self.owed = TradesOwed(self.trades_lane, self.gaps, had, since_us=self.recording_since_us, now_us=now_us)
         self._told: dict[str, tuple[str | None, bool]] = {}  # state and recorded, as last written
@@ -113,43 +111,11 @@ class Intake:
         prev_change_id: int | None,
         received_us: int,
     ) -> None:
-        """Record the top of a book if it goes beyond what is recorded of that instrument.
-
-        Connections need not cut their 100 ms windows at the same moment: a row is whole if it begins at or before
-        the newest that is recorded. What begins after it is left to the connection that brings what lies between,
-        while there is one; but not for long, since that one may be open and dead.
-        """
+        """Record the top of a book if it goes beyond what is recorded of that instrument."""
         self.received += 1
         self.last_tick_us = received_us
-        lane = self.quotes
-        carriers = lane.carriers(instrument)
-        newest_id, newest_ms = self._chain.get(instrument, (-1, 0))
-        # A snapshot behind the chain is an old one, unless it is younger: then the exchange began a new chain.
-        beyond = change_id > newest_id or (prev_change_id is None and timestamp_ms > newest_ms)
-        if beyond:
-            if connection not in carriers and carriers and (prev_change_id is None or prev_change_id > newest_id):
-                shown_us, _ = self._ahead.setdefault(instrument, (received_us, change_id))
-                if received_us - shown_us < HOLD_BACK_US:
-                    return
-            newest = self._newest.get(instrument, (None, None))
-            row = quote_row(instrument, timestamp_ms, received_us, top, newest, change_id, prev_change_id)
-            if lane.add(row, received_us):
-                self._chain[instrument] = (change_id, timestamp_ms)
-                if self._ahead and change_id >= self._ahead.get(instrument, (0, change_id + 1))[1]:
-                    del self._ahead[instrument]
-        if connection not in carriers:
-            # The last that may lie between. A snapshot does not tell: that it came before who carries the book could
-            # bring the change means that there were some.
-            last_missing = change_id - 1 if prev_change_id is None and carriers else prev_change_id
-            if beyond and last_missing is not None and last_missing > newest_id >= 0:
-                # Whoever would have brought what lies between is gone: tell it, and go on from here.
-                lane.missed_one(
-                    instrument,
-                    since_us=min(newest_ms * US_PER_MS, received_us),
-                    now_us=received_us,
-                    ids=(newest_id + 1, last_missing),
-                )
-            lane.flows(connection, instrument, received_us)
+        prices = self._newest.get(instrument, _NO_PRICES)
+        self._chains.take(connection, instrument, timestamp_ms, top, prices, change_id, prev_change_id, received_us)
 
     def ticker(self, connection: int, data: TickerData, received_us: int) -> None:
         """Record a ticker; where several connections bring it, only what is newer or different."""
@@ -209,8 +175,9 @@ class Intake:
         for name in self._instruments.keys() - listing.instruments.keys():
             if self._told.get(name, (None, False))[1]:
                 self._tell(name, listing.exchange_us or now_us, now_us, recorded=False)  # gone, unannounced
-            for known in (self._told, self._newest, self._newest_ticker, self._chain):
+            for known in (self._told, self._newest, self._newest_ticker):
                 known.pop(name, None)
+            self._chains.forget(name)
         self._instruments = dict(listing.instruments)
         self.owed.listed({data.instrument_name for data in listing.live}, now_us)
         before, self._chosen = self._chosen, frozenset(instruments)
@@ -283,10 +250,8 @@ class Intake:
     def left(self, connection: int, instruments: AbstractSet[str], *, trades: bool) -> None:
         """Recording ends where nobody else carries an instrument; it was told when the choice was made."""
         now_us = self._now_us()
+        self._chains.passed_by(connection, instruments)
         self.quotes.left(connection, instruments, now_us)
-        for name in instruments:
-            if not self.quotes.carriers(name):
-                self._ahead.pop(name, None)
         self.tickers.left(connection, instruments, now_us)
         if trades:
             self.trades_lane.left(connection, [ALL], now_us)
@@ -296,35 +261,15 @@ class Intake:
     ) -> None:
         """Open a gap for what no other connection carries."""
         now_us = self._now_us()
-        for name in [name for name in self._ahead if self.quotes.carriers(name) == {connection}]:
-            # It was dead before it was lost, whatever else came on it: another connection has shown that.
-            del self._ahead[name]
-            behind_us = self._chain[name][1] * US_PER_MS
-            self.quotes.stops(
-                connection, name, cause, since_us=min(behind_us, since_us), now_us=now_us, detail=detail
-            )
+        self._chains.lost(connection, cause, since_us=since_us, now_us=now_us, detail=detail)
         for lane in self.lanes:
             lane.lost(connection, cause, since_us=since_us, now_us=now_us, detail=detail)
         self._lifecycle_missed |= self._lifecycle_on == {connection}
         self._lifecycle_on.discard(connection)
 
     def book_broken(self, connection: int, instrument: str, first_missing: int, last_missing: int) -> None:
-        """Open a gap for one book, unless another connection carries it; a new snapshot ends it.
-
-        What is missing may have been made at any time after the book's own last change, whatever else came since.
-        By a clock that is behind the exchange's that lies in the future, where no gap begins.
-        """
-        now_us = self._now_us()
-        _, newest_ms = self._chain.get(instrument, (-1, now_us // US_PER_MS))
-        self.quotes.stops(
-            connection,
-            instrument,
-            "sequence_break",
-            since_us=min(newest_ms * US_PER_MS, now_us),
-            now_us=now_us,
-            first_missing=first_missing,
-            last_missing=last_missing,
-        )
+        """Open a gap for one book, unless another connection carries it; a new snapshot ends it."""
+        self._chains.broken(connection, instrument, first_missing, last_missing, self._now_us())
 
     def rejected(
         self, connection: int, frame: bytes, reason: str, *, family: Family, instrument: str | None, since_us: int
@@ -338,6 +283,8 @@ class Intake:
             # Books and trades have chains that tell what they miss; of a ticker nothing else would tell.
             self.tickers.missed("rejected", since_us=since_us, now_us=now_us, detail=reason)
         elif instrument is not None:
+            if family == "book":
+                self._chains.passed_by(connection, [instrument])
             lane = self.quotes if family == "book" else self.tickers
             lane.stops(connection, instrument, "rejected", since_us=since_us, now_us=now_us, detail=reason)
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from recorder.chains import HOLD_BACK_US
 from recorder.deribit.book import Top
 from recorder.deribit.messages import TickerData, TradeData
-from recorder.intake import HOLD_BACK_US, Intake
+from recorder.intake import Intake
 from recorder.rejects import Rejects
 from recorder.runtime.logging import get_logger
 from recorder.trades_had import TradesHad
@@ -104,6 +105,87 @@ def test_a_snapshot_that_lies_ahead_for_long_tells_what_its_carrier_missed(bench
     assert {(gap["first_missing"], gap["last_missing"]) for gap in gaps} == {(11, 13)}
     assert gaps[-1]["status"] == "lost"
     assert int(gaps[0]["started_at"].timestamp() * 1000) == NOW_US // 1000
+
+
+@pytest.mark.fault(11)
+def test_a_connection_that_was_ahead_flows_once_what_is_recorded_reaches_it(bench: Bench) -> None:
+    """Also where its own book is quiet after that: losing the other one is no gap, and the next row none either."""
+    bench.quote(0, 10, None)
+    bench.quote(1, 14, None, after_us=50_000)
+    assert bench.intake.quotes.carriers(NAME) == {0}
+    bench.quote(0, 14, 10, after_us=50_000)
+    assert bench.intake.quotes.carriers(NAME) == {0, 1}
+    bench.now_us += 5_000_000
+    bench.intake.disconnected(0, cause="disconnect", since_us=bench.now_us, detail="")
+    bench.quote(1, 18, 14, after_us=50_000)
+
+    assert [(row["prev_change_id"], row["change_id"]) for row in bench.rows("quotes")] == [
+        (None, 10),
+        (10, 14),
+        (14, 18),
+    ]
+    assert [gap for gap in bench.rows("data_gaps") if gap["stream"].endswith("quotes")] == []
+
+
+@pytest.mark.parametrize("ending", ["still ahead", "broken", "left", "disconnected", "rejected"])
+def test_a_connection_that_is_ahead_does_not_flow_before_it_is_reached(bench: Bench, ending: str) -> None:
+    """What was passed over of it is not recorded yet; and what it lost meanwhile nobody will bring."""
+    bench.quote(0, 10, None)
+    bench.quote(1, 14, None, after_us=50_000)
+    if ending == "still ahead":
+        bench.quote(1, 16, 14, after_us=50_000)
+    elif ending == "broken":
+        bench.intake.book_broken(1, NAME, 15, 16)
+    elif ending == "left":
+        bench.intake.left(1, {NAME}, trades=False)
+    elif ending == "disconnected":
+        bench.intake.disconnected(1, cause="disconnect", since_us=bench.now_us, detail="")
+    else:
+        bench.intake.rejected(1, b"", "why", family="book", instrument=NAME, since_us=bench.now_us)
+    bench.quote(0, 15, 10, after_us=50_000)
+
+    assert bench.intake.quotes.carriers(NAME) == {0}
+    bench.quote(0, 16, 15, after_us=50_000)
+    assert bench.intake.quotes.carriers(NAME) == ({0, 1} if ending == "still ahead" else {0})
+
+
+@pytest.mark.fault(12)
+@pytest.mark.parametrize("change_id", [50, 11, 3])
+def test_a_snapshot_that_nobody_asked_for_tells_what_it_jumped_over(bench: Bench, change_id: int) -> None:
+    """What lies before it may be missing, also where numbers begin anew; the same snapshot again says nothing."""
+    bench.quote(0, 10, None)
+    bench.quote(0, 10, None, after_us=50_000)
+    bench.quote(0, change_id, None, after_us=50_000)
+    bench.quote(0, change_id, None, after_us=50_000)
+    bench.quote(0, change_id + 1, change_id, after_us=50_000)
+    gaps = bench.rows("data_gaps")
+
+    assert [(row["prev_change_id"], row["change_id"]) for row in bench.rows("quotes")] == [
+        (None, 10),
+        (None, change_id),
+        (change_id, change_id + 1),
+    ]
+    assert [(gap["cause"], gap["status"]) for gap in gaps] == [("sequence_break", "open"), ("sequence_break", "lost")]
+    numbers = (11, 49) if change_id == 50 else (None, None)
+    assert {(gap["first_missing"], gap["last_missing"]) for gap in gaps} == {numbers}
+    assert int(gaps[0]["started_at"].timestamp() * 1000) == NOW_US // 1000
+
+
+@pytest.mark.fault(12)
+def test_a_snapshot_that_nobody_asked_for_waits_for_who_carries_the_book_too(bench: Bench) -> None:
+    """The other connection brings what lies between, and nothing is missing."""
+    bench.quote(0, 10, None)
+    bench.quote(1, 10, None)
+    bench.quote(0, 50, None, after_us=50_000)
+    bench.quote(1, 50, 10, after_us=50_000)
+    bench.quote(0, 51, 50, after_us=50_000)
+
+    assert [(row["prev_change_id"], row["change_id"]) for row in bench.rows("quotes")] == [
+        (None, 10),
+        (10, 50),
+        (50, 51),
+    ]
+    assert bench.rows("data_gaps") == []
 
 
 def test_a_connection_that_was_dead_before_it_was_lost_is_told_from_then(bench: Bench) -> None:

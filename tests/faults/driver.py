@@ -3,7 +3,7 @@
 FAULTS='{…}' python -m tests.faults.driver recorder record …      what FAULTS may hold:
     acknowledged: FILE       every row that a flush round reported durable, one line of JSON a round, fsynced
     kill_at: N, after: BOOL  die by SIGKILL before or after the n-th call that changes the disk
-    kill_after_gaps: FILE    once this file exists, die in the first round that wrote gaps, before anything else is written
+    kill_after_gaps: FILE    once this file exists, die in the first round that wrote gaps, before the next stream
     count: FILE              how many such calls there were, at the end
     refuse: [SEED, EVERY_S, FOR_S, ERRNO, …]   every now and then refuse everything for a while
     full_while: FILE          refuse everything with ENOSPC while this file exists
