@@ -148,6 +148,8 @@ class Lane:
             self._finish(self._broken.pop(name), now_us)
         for name in self._awaited.keys() - self._expected:
             del self._awaited[name]
+        if self._resuming:  # the others may have waited for nothing but those that left
+            self._check_resumed(now_us)
 
     def interrupted(self, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
         """The stream stopped for every instrument. An interruption that lasts is told once.

@@ -158,6 +158,18 @@ def test_who_stays_silent_does_not_hold_up_the_others() -> None:
     ]
 
 
+def test_who_left_the_choice_does_not_hold_up_the_others() -> None:
+    """Options may expire while all are waited for: the gap ends with the list that says so."""
+    quotes, rows = lane()
+    quotes.interrupted("disconnect", since_us=NOON_US, now_us=NOON_US)
+    quotes.expect({"A", "B"}, NOON_US)
+    quotes.subscribed({"A", "B"}, NOON_US + 1)
+    quotes.flows(0, "A", NOON_US + 2)
+    quotes.expect({"A"}, NOON_US + 5)
+
+    assert states(rows) == [(None, 0, "disconnect", "open", 0, None), (None, 1, "disconnect", "lost", 0, 5)]
+
+
 def test_trades_that_may_still_be_fetched_stay_open() -> None:
     """Their gap ends in time, not in fate."""
     trades, rows = lane(refetchable=True)
