@@ -71,7 +71,7 @@ class Intake:
         self._gap_rows = Buffer(GAPS_STREAM, BUFFER_SIZE_GAPS)
         self.gaps = GapLog(self._gap_rows.add, open_gaps)
         # Trades come on one channel for all, books and tickers on one each.
-        self.quotes = Lane(buffer("quotes", buffer_size_quotes), self.gaps, refetchable=False)
+        self.quotes = Lane(buffer("quotes", buffer_size_quotes), self.gaps, refetchable=False, needs_snapshot=True)
         self.tickers = Lane(buffer("tickers", buffer_size_tickers), self.gaps, refetchable=False)
         self.trades_lane = Lane(buffer("trades", buffer_size_trades), self.gaps, refetchable=True)
         self.trades_lane.expect([ALL], now_us())
@@ -235,8 +235,8 @@ class Intake:
             self._tell(name, exchange_us or now_us, now_us, recorded=True)
         for name in refused:
             self._tell(name, exchange_us or now_us, now_us)
-        self.quotes.subscribed(books | refused, now_us)
-        self.tickers.subscribed(tickers | refused, now_us)
+        self.quotes.subscribed(connection, books, now_us, refused=refused)
+        self.tickers.subscribed(connection, tickers, now_us, refused=refused)
         if trades:
             if self._tape_is_new:
                 self._tape_is_new, self.recording_since_us = False, now_us

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 
 from recorder.buffers import Buffer
 from recorder.gaps import Cause, Gap, GapLog
@@ -10,6 +11,9 @@ from recorder.segments.schemas import Row
 # An instrument that has brought nothing for this long after it was subscribed gets a gap row of its own instead of
 # holding up the end of everybody's.
 RESUME_PATIENCE_US = 30_000_000
+# A book's snapshot comes at once (131 of them came within 0.6 s of the call): if it takes longer it was lost, and
+# what changed until the next one was passed over.
+SNAPSHOT_LATE_US = 2_000_000
 
 # The instrument of a stream that comes on one channel for all.
 ALL = ""
@@ -20,6 +24,14 @@ _UNTIL_ROW = ("overflow", "disk_full", "rejected")
 _NOBODY: frozenset[int] = frozenset()
 
 
+@dataclass
+class Awaited:
+    """An instrument that was subscribed and has brought nothing."""
+
+    since_us: int
+    on: set[int] = field(default_factory=set)  # the connections on which it was granted
+
+
 class Lane:
     """One stream of ticks: quotes, trades, or tickers.
 
@@ -28,15 +40,17 @@ class Lane:
     concerned.
 
     `refetchable` says what becomes of missing rows once the stream flows again: books and tickers have no history
-    (lost), trades may still be fetched (their gaps end, but stay open).
+    (lost), trades may still be fetched (their gaps end, but stay open). `needs_snapshot` says that what comes before
+    an instrument flows is passed over.
     """
 
-    def __init__(self, buffer: Buffer, gaps: GapLog, *, refetchable: bool) -> None:
+    def __init__(self, buffer: Buffer, gaps: GapLog, *, refetchable: bool, needs_snapshot: bool = False) -> None:
         self.buffer = buffer
         self.stream = buffer.stream
         self.disk_full = False  # the last flush round failed for want of space
         self._gaps = gaps
         self._refetchable = refetchable
+        self._needs_snapshot = needs_snapshot
         # Gaps that end with the next row that is accepted; those of a run that ended before it are taken up.
         self._until_row: dict[str, Gap] = {
             gap.cause: gap
@@ -53,9 +67,7 @@ class Lane:
         self._resuming = bool(self._interruptions())
         self._resumed: set[str] = set()
         self._expected: frozenset[str] = frozenset()
-        self._awaited: dict[
-            str, int
-        ] = {}  # instruments that were subscribed and have brought nothing, and since when
+        self._awaited: dict[str, Awaited] = {}
 
     def add(self, row: Row, now_us: int) -> bool:
         """Take a row; False if it was dropped, which the overflow gap tells."""
@@ -84,7 +96,9 @@ class Lane:
     def flows(self, connection: int, instrument: str, now_us: int) -> None:
         """An instrument is whole on a connection from here on: a snapshot, a good ticker, a granted channel."""
         self._flowing.setdefault(instrument, set()).add(connection)
-        self._awaited.pop(instrument, None)
+        awaited = self._awaited.pop(instrument, None)
+        if self._needs_snapshot and awaited is not None and now_us - awaited.since_us > SNAPSHOT_LATE_US:
+            self._break_awaited(instrument, awaited, "silence", now_us, "its first snapshot came late")
         gap = self._broken.pop(instrument, None)
         if gap is not None:
             self._finish(gap, now_us)
@@ -117,14 +131,20 @@ class Lane:
             )
 
     def lost(self, connection: int, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
-        """A connection is gone, with all that it brought."""
+        """A connection is gone, with all that it brought, and was still to bring."""
         carried = [name for name, carriers in self._flowing.items() if connection in carriers]
         gone = [name for name in carried if self._remove(connection, name)]
-        if gone and not self._flowing and not self._broken:
-            self.interrupted(cause, since_us=since_us, now_us=now_us, detail=detail)
-            return
-        for name in gone:
-            self._break(name, cause, since_us=since_us, now_us=now_us, detail=detail)
+        waited = [name for name, awaited in self._awaited.items() if awaited.on == {connection}]
+        for awaited in self._awaited.values():
+            awaited.on.discard(connection)
+        if (gone or waited) and not self._flowing and not self._broken:
+            begun_us = since_us if gone else min(self._awaited[name].since_us for name in waited)
+            self.interrupted(cause, since_us=begun_us, now_us=now_us, detail=detail)
+        else:
+            for name in gone:
+                self._break(name, cause, since_us=since_us, now_us=now_us, detail=detail)
+        for name in waited:
+            self._break_awaited(name, self._awaited[name], cause, now_us, detail)
 
     def left(self, connection: int, instruments: Iterable[str], now_us: int) -> None:
         """A connection gave these up on purpose; where it was the last, recording of the instrument ends.
@@ -132,6 +152,8 @@ class Lane:
         Unless it is still to be recorded: then the connection that took it over has lost it meanwhile.
         """
         for name in instruments:
+            if name in self._awaited:
+                self._awaited[name].on.discard(connection)
             was_last = self._remove(connection, name)
             if was_last and name in self._expected:
                 detail = "it was left where it flowed, and is broken where it was moved to"
@@ -161,21 +183,25 @@ class Lane:
         if not any(gap.started_us <= since_us for gap in self._interruptions()):
             self._gaps.open(self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail)
 
-    def subscribed(self, instruments: Iterable[str], now_us: int) -> None:
+    def subscribed(
+        self, connection: int, granted: AbstractSet[str], now_us: int, *, refused: AbstractSet[str] = frozenset()
+    ) -> None:
         """These were subscribed (or refused): from now on they are waited for, with an end."""
-        for name in instruments:
+        for name in granted | refused:
             if not self.carriers(name):
-                self._awaited.setdefault(name, now_us)
+                awaited = self._awaited.setdefault(name, Awaited(now_us))
+                if name in granted:
+                    awaited.on.add(connection)
 
     def tick(self, now_us: int) -> None:
         """Stop waiting for instruments that stay silent: each gets a gap row of its own."""
-        overdue = [name for name, since_us in self._awaited.items() if now_us - since_us > RESUME_PATIENCE_US]
+        overdue = [name for name, one in self._awaited.items() if now_us - one.since_us > RESUME_PATIENCE_US]
         for name in overdue:
-            since_us = min([gap.started_us for gap in self._interruptions()], default=self._awaited[name])
+            asked_us = self._awaited.pop(name).since_us
+            since_us = min([asked_us, *(gap.started_us for gap in self._interruptions())])
             self._break(
                 name, "silence", since_us=since_us, now_us=now_us, detail="nothing came since it was subscribed"
             )
-            del self._awaited[name]
             self._resumed.add(name)
         if overdue and self._resuming:
             self._check_resumed(now_us)
@@ -233,6 +259,13 @@ class Lane:
                 last_missing=last_missing,
                 detail=detail,
             )
+
+    def _break_awaited(
+        self, instrument: str, awaited: Awaited, cause: Cause, now_us: int, detail: str | None
+    ) -> None:
+        """Tell what was missed of an instrument since it was subscribed, unless a gap of all tells it."""
+        if not any(gap.started_us <= awaited.since_us for gap in self._interruptions()):
+            self._break(instrument, cause, since_us=awaited.since_us, now_us=now_us, detail=detail)
 
     def _check_resumed(self, now_us: int) -> None:
         if self._expected and self._expected <= self._resumed:
