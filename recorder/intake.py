@@ -71,7 +71,7 @@ class Intake:
         self._gap_rows = Buffer(GAPS_STREAM, BUFFER_SIZE_GAPS)
         self.gaps = GapLog(self._gap_rows.add, open_gaps)
         # Trades come on one channel for all, books and tickers on one each.
-        self.quotes = Lane(buffer("quotes", buffer_size_quotes), self.gaps, refetchable=False, needs_snapshot=True)
+        self.quotes = Lane(buffer("quotes", buffer_size_quotes), self.gaps, refetchable=False, chained=True)
         self.tickers = Lane(buffer("tickers", buffer_size_tickers), self.gaps, refetchable=False)
         self.trades_lane = Lane(buffer("trades", buffer_size_trades), self.gaps, refetchable=True)
         self.trades_lane.expect([ALL], now_us())

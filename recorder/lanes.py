@@ -40,17 +40,17 @@ class Lane:
     concerned.
 
     `refetchable` says what becomes of missing rows once the stream flows again: books and tickers have no history
-    (lost), trades may still be fetched (their gaps end, but stay open). `needs_snapshot` says that what comes before
-    an instrument flows is passed over.
+    (lost), trades may still be fetched (their gaps end, but stay open). `chained` says that a snapshot begins an
+    instrument, that what comes before it is passed over, and that numbers tell what is missed after it.
     """
 
-    def __init__(self, buffer: Buffer, gaps: GapLog, *, refetchable: bool, needs_snapshot: bool = False) -> None:
+    def __init__(self, buffer: Buffer, gaps: GapLog, *, refetchable: bool, chained: bool = False) -> None:
         self.buffer = buffer
         self.stream = buffer.stream
         self.disk_full = False  # the last flush round failed for want of space
         self._gaps = gaps
         self._refetchable = refetchable
-        self._needs_snapshot = needs_snapshot
+        self._chained = chained
         # Gaps that end with the next row that is accepted; those of a run that ended before it are taken up.
         self._until_row: dict[str, Gap] = {
             gap.cause: gap
@@ -58,6 +58,7 @@ class Lane:
             if gap.cause in _UNTIL_ROW and gap.ended_us is None
         }
         self._flowing: dict[str, set[int]] = {}
+        self._begun_us: dict[tuple[int, str], int] = {}  # since when it flows on a connection
         self._broken = {
             gap.instrument: gap
             for gap in gaps.open_gaps
@@ -96,8 +97,9 @@ class Lane:
     def flows(self, connection: int, instrument: str, now_us: int) -> None:
         """An instrument is whole on a connection from here on: a snapshot, a good ticker, a granted channel."""
         self._flowing.setdefault(instrument, set()).add(connection)
+        self._begun_us.setdefault((connection, instrument), now_us)
         awaited = self._awaited.pop(instrument, None)
-        if self._needs_snapshot and awaited is not None and now_us - awaited.since_us > SNAPSHOT_LATE_US:
+        if self._chained and awaited is not None and now_us - awaited.since_us > SNAPSHOT_LATE_US:
             self._break_awaited(instrument, awaited, "silence", now_us, "its first snapshot came late")
         gap = self._broken.pop(instrument, None)
         if gap is not None:
@@ -134,6 +136,8 @@ class Lane:
         """A connection is gone, with all that it brought, and was still to bring."""
         carried = [name for name, carriers in self._flowing.items() if connection in carriers]
         gone = [name for name in carried if self._remove(connection, name)]
+        for name in carried:
+            self._tell_taken_over_late(name, cause, since_us=since_us, now_us=now_us, detail=detail)
         waited = [name for name, awaited in self._awaited.items() if awaited.on == {connection}]
         for awaited in self._awaited.values():
             awaited.on.discard(connection)
@@ -180,7 +184,7 @@ class Lane:
         """
         self._resuming = True
         self._resumed.clear()
-        if not any(gap.started_us <= since_us for gap in self._interruptions()):
+        if not self._is_interrupted(since_us):
             self._gaps.open(self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail)
 
     def subscribed(
@@ -231,6 +235,7 @@ class Lane:
         if carriers is None or connection not in carriers:
             return False
         carriers.discard(connection)
+        del self._begun_us[connection, instrument]
         if carriers:
             return False
         del self._flowing[instrument]
@@ -264,8 +269,26 @@ class Lane:
         self, instrument: str, awaited: Awaited, cause: Cause, now_us: int, detail: str | None
     ) -> None:
         """Tell what was missed of an instrument since it was subscribed, unless a gap of all tells it."""
-        if not any(gap.started_us <= awaited.since_us for gap in self._interruptions()):
+        if not self._is_interrupted(awaited.since_us):
             self._break(instrument, cause, since_us=awaited.since_us, now_us=now_us, detail=detail)
+
+    def _tell_taken_over_late(
+        self, instrument: str, cause: Cause, *, since_us: int, now_us: int, detail: str | None
+    ) -> None:
+        """Tell what nobody brought between the last of who was lost and the first of who carries it now.
+
+        Chains tell that by their numbers; and who traded in any time is asked.
+        """
+        begun = [self._begun_us[number, instrument] for number in self.carriers(instrument)]
+        if self._chained or self._refetchable or not begun or min(begun) <= since_us:
+            return
+        if instrument not in self._broken and not self._is_interrupted(since_us):
+            gap = self._gaps.open(self.stream, instrument, cause, started_us=since_us, now_us=now_us, detail=detail)
+            self._finish(gap, now_us, ended_us=min(begun))
+
+    def _is_interrupted(self, since_us: int) -> bool:
+        """Whether a gap of all lasts that began by then."""
+        return any(gap.started_us <= since_us for gap in self._interruptions())
 
     def _check_resumed(self, now_us: int) -> None:
         if self._expected and self._expected <= self._resumed:
@@ -280,8 +303,9 @@ class Lane:
             gap for gap in self._gaps.find(stream=self.stream) if gap.cause in _INTERRUPTIONS and gap.ended_us is None
         ]
 
-    def _finish(self, gap: Gap, now_us: int) -> None:
+    def _finish(self, gap: Gap, now_us: int, *, ended_us: int | None = None) -> None:
+        ended_us = now_us if ended_us is None else ended_us
         if self._refetchable:
-            self._gaps.end(gap, ended_us=now_us, now_us=now_us)
+            self._gaps.end(gap, ended_us=ended_us, now_us=now_us)
         else:
-            self._gaps.settle(gap, "lost", ended_us=now_us, now_us=now_us)
+            self._gaps.settle(gap, "lost", ended_us=ended_us, now_us=now_us)

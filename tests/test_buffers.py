@@ -172,17 +172,17 @@ def test_who_left_the_choice_does_not_hold_up_the_others() -> None:
 
 
 @pytest.mark.fault(12)
-@pytest.mark.parametrize("needs_snapshot", [True, False])
-def test_a_first_snapshot_that_comes_late_is_told_since_the_book_was_subscribed(needs_snapshot: bool) -> None:
+@pytest.mark.parametrize("chained", [True, False])
+def test_a_first_snapshot_that_comes_late_is_told_since_the_book_was_subscribed(chained: bool) -> None:
     """What changed before it was passed over; a ticker that comes late is the first that there was."""
-    quotes, rows = lane(needs_snapshot=needs_snapshot)
+    quotes, rows = lane(chained=chained)
     quotes.expect({"A", "B"}, NOON_US)
     quotes.subscribed(0, {"A", "B"}, NOON_US)
     quotes.flows(0, "A", NOON_US + SNAPSHOT_LATE_US)
     quotes.flows(0, "B", NOON_US + SNAPSHOT_LATE_US + 1)
     told = [("B", 0, "silence", "open", 0, None), ("B", 1, "silence", "lost", 0, SNAPSHOT_LATE_US + 1)]
 
-    assert states(rows) == (told if needs_snapshot else [])
+    assert states(rows) == (told if chained else [])
 
 
 @pytest.mark.fault(11)
@@ -216,7 +216,7 @@ def test_a_connection_that_is_lost_before_it_brought_anything_is_told_since_its_
 @pytest.mark.fault(11)
 def test_a_gap_of_all_that_began_later_does_not_tell_what_was_missed_before() -> None:
     """The book waited for its snapshot already when the connection was lost."""
-    quotes, rows = lane(needs_snapshot=True)
+    quotes, rows = lane(chained=True)
     quotes.expect({"A", "B"}, NOON_US)
     quotes.flows(0, "A", NOON_US)
     quotes.subscribed(0, {"A", "B"}, NOON_US + 1)

@@ -227,6 +227,32 @@ def test_no_gap_of_a_clock_that_is_behind_ends_before_it_begins(bench: Bench) ->
     assert all(gap["started_at"] <= gap["ended_at"] for gap in ended)
 
 
+@pytest.mark.fault(11)
+def test_tickers_between_a_dead_connection_and_who_took_over_are_told(bench: Bench) -> None:
+    """A move ends when the new one flows; that the old one was silent long before shows only when it is given up."""
+    bench.ticker(0, 1_000)
+    heard_us = bench.now_us
+    bench.now_us += 10_000_000
+    bench.ticker(1, 9_000)
+    taken_us = bench.now_us
+    bench.now_us += 25_000_000
+    bench.intake.disconnected(0, cause="silence", since_us=heard_us, detail="")
+    opened, lost = (gap for gap in bench.rows("data_gaps") if gap["stream"].endswith("tickers"))
+
+    assert (opened["instrument"], opened["cause"], lost["status"]) == (NAME, "silence", "lost")
+    assert [int(lost[end].timestamp() * 1e6) for end in ("started_at", "ended_at")] == [heard_us, taken_us]
+
+
+def test_tickers_that_another_connection_brought_meanwhile_are_not_told(bench: Bench) -> None:
+    """It flowed there before the last that was heard of the one that is lost."""
+    bench.ticker(0, 1_000)
+    bench.ticker(1, 1_000)
+    bench.now_us += 1_000
+    bench.intake.disconnected(0, cause="silence", since_us=bench.now_us - 500, detail="")
+
+    assert bench.rows("data_gaps") == []
+
+
 def test_a_ticker_that_another_connection_brought_is_not_recorded_again(bench: Bench) -> None:
     """Also when that one has left meanwhile: windows end at different moments."""
     bench.ticker(0, 1_000)
