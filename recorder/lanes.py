@@ -142,8 +142,9 @@ class Lane:
         for awaited in self._awaited.values():
             awaited.on.discard(connection)
         if (gone or waited) and not self._flowing and not self._broken:
-            begun_us = since_us if gone else min(self._awaited[name].since_us for name in waited)
-            self.interrupted(cause, since_us=begun_us, now_us=now_us, detail=detail)
+            begun_us = [since_us] if gone else []
+            begun_us += [self._awaited[name].since_us for name in waited]
+            self.interrupted(cause, since_us=min(begun_us), now_us=now_us, detail=detail)
         else:
             for name in gone:
                 self._break(name, cause, since_us=since_us, now_us=now_us, detail=detail)
