@@ -64,7 +64,7 @@ class Chains:
                 if received_us - ahead.since_us < HOLD_BACK_US:
                     return
             row = quote_row(instrument, timestamp_ms, received_us, top, prices, change_id, prev_change_id)
-            if lane.add(row, received_us):
+            if lane.add(row, received_us, prev_change_id is not None):
                 self._newest[instrument] = (change_id, timestamp_ms)
                 if self._ahead and instrument in self._ahead:
                     self._reached(connection, instrument, change_id, received_us)
@@ -80,7 +80,7 @@ class Chains:
                     now_us=received_us,
                     ids=(newest_id + 1, last_missing),
                 )
-            lane.flows(connection, instrument, received_us)
+            lane.flows(connection, instrument, received_us, whole_us=timestamp_ms * US_PER_MS)
 
     def broken(self, connection: int, instrument: str, first_missing: int, last_missing: int, now_us: int) -> None:
         """Open a gap for one book, unless another connection carries it; a new snapshot ends it."""
@@ -107,6 +107,11 @@ class Chains:
                 )
         self.passed_by(connection, list(self._ahead))
 
+    def known_us(self, instrument: str, now_us: int) -> int:
+        """Return the exchange's time of a book's newest recorded change; now, if there is none."""
+        newest = self._newest.get(instrument)
+        return now_us if newest is None else newest[1] * US_PER_MS
+
     def forget(self, instrument: str) -> None:
         """Know nothing of an instrument any more."""
         self._newest.pop(instrument, None)
@@ -130,13 +135,12 @@ class Chains:
         What is missing may have been made at any time after the book's own last change, whatever else came since.
         By a clock that is behind the exchange's that lies in the future, where no gap begins.
         """
-        _, newest_ms = self._newest.get(instrument, (-1, now_us // US_PER_MS))
         known = first_missing <= last_missing  # else ids began anew, or none lies between
         self._lane.stops(
             connection,
             instrument,
             "sequence_break",
-            since_us=min(newest_ms * US_PER_MS, now_us),
+            since_us=min(self.known_us(instrument, now_us), now_us),
             now_us=now_us,
             first_missing=first_missing if known else None,
             last_missing=last_missing if known else None,

@@ -125,7 +125,7 @@ class Intake:
         row = ticker_row(data, received_us)
         carriers = self.tickers.carriers(name)
         if connection not in carriers:
-            self.tickers.flows(connection, name, received_us)
+            self.tickers.flows(connection, name, received_us, whole_us=data.timestamp * US_PER_MS)
             carriers = self.tickers.carriers(name)
         brought_by, newest = self._newest_ticker.get(name, (connection, []))
         # Also where the other connection has just left: this one's window may end later.
@@ -135,6 +135,11 @@ class Intake:
         same_time = newest if newest and newest[0][0] == row[0] else []
         self._newest_ticker[name] = connection, [*same_time, row][-MOST_OF_A_TIME:]
         self.tickers.add(row, received_us)
+
+    def _ticker_us(self, instrument: str, now_us: int) -> int:
+        """Return the exchange's time of an instrument's newest ticker; now, if there is none."""
+        _, newest = self._newest_ticker.get(instrument, (0, []))
+        return int(newest[0][0]) if newest else now_us
 
     def trades(self, trades: list[TradeData], received_us: int, since_us: int) -> None:
         """Record the trades that are not had yet; a jump in trade_seq opens a gap for what it skipped."""
@@ -251,8 +256,8 @@ class Intake:
         """Recording ends where nobody else carries an instrument; it was told when the choice was made."""
         now_us = self._now_us()
         self._chains.passed_by(connection, instruments)
-        self.quotes.left(connection, instruments, now_us)
-        self.tickers.left(connection, instruments, now_us)
+        self.quotes.left(connection, instruments, now_us, known_us=lambda name: self._chains.known_us(name, now_us))
+        self.tickers.left(connection, instruments, now_us, known_us=lambda name: self._ticker_us(name, now_us))
         if trades:
             self.trades_lane.left(connection, [ALL], now_us)
 

@@ -1,6 +1,6 @@
 """A lane is one stream's way from socket to disk: its buffer, who brings it, and its gaps until their fate."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -67,18 +67,24 @@ class Lane:
         # Set while whole-stream gaps wait for every instrument to flow again.
         self._resuming = bool(self._interruptions())
         self._resumed: set[str] = set()
+        self._resumed_us = 0  # the newest time of the exchange at which one of them was whole again
         self._expected: frozenset[str] = frozenset()
         self._awaited: dict[str, Awaited] = {}
 
-    def add(self, row: Row, now_us: int) -> bool:
-        """Take a row; False if it was dropped, which the overflow gap tells."""
+    def add(self, row: Row, now_us: int, fresh: bool = True) -> bool:  # noqa: FBT001, FBT002 - the hot path
+        """Take a row; False if it was dropped, which the overflow gap tells.
+
+        The exchange made it before it came, unless it is not `fresh`: a snapshot shows what was made long ago, and
+        what was fetched is older still.
+        """
         if self.buffer.add(row):
             if self._until_row:
                 for gap in self._until_row.values():
-                    self._finish(gap, now_us)
+                    self._finish(gap, now_us, whole_us=_made_us(row))
                 self._until_row.clear()
             return True
-        self.missed("disk_full" if self.disk_full else "overflow", since_us=now_us, now_us=now_us)
+        since_us = min(now_us, _made_us(row)) if fresh else now_us
+        self.missed("disk_full" if self.disk_full else "overflow", since_us=since_us, now_us=now_us)
         return False
 
     def missed(self, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
@@ -94,8 +100,12 @@ class Lane:
         """Return the connections on which an instrument flows."""
         return self._flowing.get(instrument, _NOBODY)
 
-    def flows(self, connection: int, instrument: str, now_us: int) -> None:
-        """An instrument is whole on a connection from here on: a snapshot, a good ticker, a granted channel."""
+    def flows(self, connection: int, instrument: str, now_us: int, *, whole_us: int = 0) -> None:
+        """An instrument is whole on a connection from here on: a snapshot, a good ticker, a granted channel.
+
+        `whole_us` is the exchange's time of it. By a clock that is behind, that is when a gap ends: what is missing
+        has times of the exchange.
+        """
         self._flowing.setdefault(instrument, set()).add(connection)
         self._begun_us.setdefault((connection, instrument), now_us)
         awaited = self._awaited.pop(instrument, None)
@@ -103,9 +113,10 @@ class Lane:
             self._break_awaited(instrument, awaited, "silence", now_us, "its first snapshot came late")
         gap = self._broken.pop(instrument, None)
         if gap is not None:
-            self._finish(gap, now_us)
+            self._finish(gap, now_us, whole_us=whole_us)
         if self._resuming:
             self._resumed.add(instrument)
+            self._resumed_us = max(self._resumed_us, whole_us)
             self._check_resumed(now_us)
 
     def stops(
@@ -151,10 +162,18 @@ class Lane:
         for name in waited:
             self._break_awaited(name, self._awaited[name], cause, now_us, detail)
 
-    def left(self, connection: int, instruments: Iterable[str], now_us: int) -> None:
+    def left(
+        self,
+        connection: int,
+        instruments: Iterable[str],
+        now_us: int,
+        *,
+        known_us: Callable[[str], int] | None = None,
+    ) -> None:
         """A connection gave these up on purpose; where it was the last, recording of the instrument ends.
 
-        Unless it is still to be recorded: then the connection that took it over has lost it meanwhile.
+        Unless it is still to be recorded: then the connection that took it over has lost it meanwhile, and what is
+        missing came after the newest that is known of it (`known_us`, the exchange's time).
         """
         for name in instruments:
             if name in self._awaited:
@@ -162,7 +181,8 @@ class Lane:
             was_last = self._remove(connection, name)
             if was_last and name in self._expected:
                 detail = "it was left where it flowed, and is broken where it was moved to"
-                self._break(name, "sequence_break", since_us=now_us, now_us=now_us, detail=detail)
+                since_us = now_us if known_us is None else min(known_us(name), now_us)
+                self._break(name, "sequence_break", since_us=since_us, now_us=now_us, detail=detail)
             elif not self.carriers(name) and name not in self._expected and (gap := self._broken.pop(name, None)):
                 self._finish(gap, now_us)
 
@@ -285,7 +305,7 @@ class Lane:
             return
         if instrument not in self._broken and not self._is_interrupted(since_us):
             gap = self._gaps.open(self.stream, instrument, cause, started_us=since_us, now_us=now_us, detail=detail)
-            self._finish(gap, now_us, ended_us=min(begun))
+            self._gaps.settle(gap, "lost", ended_us=min(begun), now_us=now_us)
 
     def _is_interrupted(self, since_us: int) -> bool:
         """Whether a gap of all lasts that began by then."""
@@ -294,9 +314,10 @@ class Lane:
     def _check_resumed(self, now_us: int) -> None:
         if self._expected and self._expected <= self._resumed:
             for gap in self._interruptions():
-                self._finish(gap, now_us)
+                self._finish(gap, now_us, whole_us=self._resumed_us)
             self._resuming = False
             self._resumed.clear()
+            self._resumed_us = 0
 
     def _interruptions(self) -> list[Gap]:
         """The whole-stream gaps that still last."""
@@ -304,9 +325,13 @@ class Lane:
             gap for gap in self._gaps.find(stream=self.stream) if gap.cause in _INTERRUPTIONS and gap.ended_us is None
         ]
 
-    def _finish(self, gap: Gap, now_us: int, *, ended_us: int | None = None) -> None:
-        ended_us = now_us if ended_us is None else ended_us
-        if self._refetchable:
-            self._gaps.end(gap, ended_us=ended_us, now_us=now_us)
+    def _finish(self, gap: Gap, now_us: int, *, whole_us: int = 0) -> None:
+        if self._refetchable:  # what it hides is asked for by this clock
+            self._gaps.end(gap, ended_us=now_us, now_us=now_us)
         else:
-            self._gaps.settle(gap, "lost", ended_us=ended_us, now_us=now_us)
+            self._gaps.settle(gap, "lost", ended_us=max(now_us, whole_us), now_us=now_us)
+
+
+def _made_us(row: Row) -> int:
+    """Return the exchange's time of a row."""
+    return int(row[0])

@@ -326,7 +326,7 @@ class Recorder:
     def _silent_since_us(self) -> int:
         """When the first connection fell silent: they are left one after another, and one may be open and dead."""
         now_us = self._clock.now_us()
-        heard = [c.health for c in self._pool.connections if c.health.connected and c.health.last_message_us]
+        heard = [c.health for c in self._pool.connections if c.health.connected and c.health.channels]
         return min((one.heard_until_us(now_us) for one in heard), default=now_us)
 
     def _tell_crash(self, data_dir: DataDir) -> None:

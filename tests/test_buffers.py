@@ -87,6 +87,17 @@ def test_an_overflow_is_one_gap_from_the_first_drop_to_the_next_accepted_row() -
     assert states(rows) == [(None, 0, "overflow", "open", 2, None), (None, 1, "overflow", "lost", 2, 9)]
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_an_overflow_begins_when_the_exchange_made_what_was_dropped(fresh: bool) -> None:
+    """Which is before it came; but of a snapshot, or what was fetched, that may be long ago."""
+    quotes, rows = lane(1)
+    late_us = ROWS[1][0] + 70_000
+    quotes.add(ROWS[0], late_us - 1)
+    quotes.add(ROWS[1], late_us, fresh)
+
+    assert rows[0][8] == (ROWS[1][0] if fresh else late_us)
+
+
 def test_an_interruption_ends_when_every_instrument_flows_again() -> None:
     """One gap for all, from the last message to the last first snapshot; a second loss meanwhile is the same gap."""
     quotes, rows = lane()

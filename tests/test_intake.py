@@ -9,6 +9,7 @@ from recorder.chains import HOLD_BACK_US
 from recorder.deribit.book import Top
 from recorder.deribit.messages import TickerData, TradeData
 from recorder.intake import Intake
+from recorder.lanes import Lane
 from recorder.rejects import Rejects
 from recorder.runtime.logging import get_logger
 from recorder.trades_had import TradesHad
@@ -210,6 +211,51 @@ def test_a_broken_book_is_told_from_its_own_last_change(bench: Bench) -> None:
 
     assert (gap["cause"], gap["first_missing"], gap["last_missing"]) == ("sequence_break", 11, 13)
     assert int(gap["started_at"].timestamp() * 1000) == NOW_US // 1000
+
+
+def test_a_gap_of_a_clock_that_is_behind_ends_when_the_exchange_says(bench: Bench) -> None:
+    """What is missing has times of the exchange, which lie after those of this clock."""
+    ahead_us = 2_000_000
+    for name in ("quotes", "tickers"):
+        lane: Lane = getattr(bench.intake, name)
+        lane.expect({NAME}, bench.now_us)
+        lane.interrupted("disconnect", since_us=bench.now_us, now_us=bench.now_us)
+    whole_ms = (bench.now_us + ahead_us) // 1000
+    bench.intake.quote(0, NAME, whole_ms, TOP, 10, None, bench.now_us)
+    bench.ticker(0, whole_ms)
+    bench.intake.book_broken(0, NAME, 11, 13)
+    bench.intake.quote(0, NAME, whole_ms + 100, TOP, 20, None, bench.now_us)
+    bench.intake.rejected(0, b"", "why", family="unknown", instrument=None, since_us=bench.now_us)
+    bench.ticker(0, whole_ms + 200)
+    ended = {(gap["cause"], gap["stream"][11:]): gap["ended_at"] for gap in bench.rows("data_gaps")}
+
+    assert {key: int(at.timestamp() * 1000) - whole_ms for key, at in ended.items()} == {
+        ("disconnect", "quotes"): 0,
+        ("disconnect", "tickers"): 0,
+        ("sequence_break", "quotes"): 100,
+        ("rejected", "tickers"): 200,
+    }
+
+
+def test_what_broke_where_it_was_moved_to_is_told_from_the_newest_that_is_known(bench: Bench) -> None:
+    """The old connection was left later, but nobody looks at what it brought last."""
+    bench.intake.quotes.expect({NAME}, NOW_US)
+    bench.intake.tickers.expect({NAME}, NOW_US)
+    bench.ticker(0, NOW_US // 1000)
+    bench.ticker(1, NOW_US // 1000)
+    bench.quote(0, 10, None)
+    bench.quote(1, 10, None)
+    bench.now_us += 4_000_000
+    bench.intake.book_broken(1, NAME, 11, 13)
+    bench.intake.rejected(1, b"", "why", family="ticker", instrument=NAME, since_us=bench.now_us)
+    bench.intake.left(0, {NAME}, trades=False)
+    gaps = bench.rows("data_gaps")
+
+    assert [(gap["cause"], gap["stream"][11:]) for gap in gaps] == [
+        ("sequence_break", "quotes"),
+        ("sequence_break", "tickers"),
+    ]
+    assert {int(gap["started_at"].timestamp() * 1000) for gap in gaps} == {NOW_US // 1000}
 
 
 def test_no_gap_of_a_clock_that_is_behind_ends_before_it_begins(bench: Bench) -> None:

@@ -53,18 +53,19 @@ class Health:
     connected: bool = False
     failed: bool = False  # the last attempt failed, or the session was lost, and no new one is open yet
     reconnects: int = 0
+    began_us: int = 0  # when its session was opened
     messages: int = 0
-    last_message_us: int = 0
+    last_message_us: int = 0  # of the session that is open
     lag_us: int = 0  # of the newest ticker: received minus the exchange's time
     longest_wait_s: float = 0.0  # of a message inside this process, since somebody set it to 0
     channels: int = 0
 
     def heard_until_us(self, now_us: int) -> int:
-        """Until when, by the exchange's clock, nothing can be missing of what it sent; now, if nothing was heard yet.
+        """Until when, by the exchange's clock, nothing can be missing of what it sent: its begin if nothing came yet.
 
         A process that stood still reads late what was sent before: `last_message_us` alone lies after it.
         """
-        return (self.last_message_us or now_us) - max(self.lag_us, 0)
+        return (self.last_message_us or self.began_us or now_us) - max(self.lag_us, 0)
 
 
 class Subscription(NamedTuple):
@@ -192,6 +193,7 @@ class Connection:
         self._snapshot_due_s.clear()
         self._session = session
         self.health.connected, self.health.failed = True, False
+        self.health.began_us, self.health.last_message_us = self._now_us(), 0
         self._changed()
 
     def _session_ended(self, cause: Literal["disconnect", "silence"], detail: str) -> None:
