@@ -29,6 +29,7 @@ from recorder.segments.reader import read_segment
 
 _LEDGER = "SELECT segment_id::text, segment, stream, name, rows, first_received_at FROM loaded_segments"
 _SALVAGED = "SELECT segment_id::text, salvages::text FROM salvaged_segments"
+_OF_ROOTS = "SELECT salvages::text, segment_id::text FROM loaded_segments WHERE salvages IS NOT NULL"
 _ROW_BY_ROW = "this server's checksums are not as they are computed here: every segment was compared row by row"
 _OWN = "rows without a segment's number: no loader wrote them, and none removes them"
 
@@ -93,6 +94,7 @@ class Audit:
         self._hashed = True
         self._ledger: dict[str, Entry] = {}
         self._salvages: dict[str, str] = {}
+        self._of_roots: dict[str, str] = {}  # by a damaged segment's id, the salvage of it that was loaded
         self._sums: dict[str, dict[int | None, Sum]] = {}  # stream -> segment number -> its rows
         self._since: dict[str, datetime | None] = {}  # stream -> before when retention has dropped rows
         self._seen: set[str] = set()
@@ -141,6 +143,7 @@ class Audit:
             for row in self._connection.execute(_LEDGER):
                 self._ledger[row[0]] = Entry(*row)
             self._salvages = dict(self._connection.execute(_SALVAGED).fetchall())
+            self._of_roots = dict(self._connection.execute(_OF_ROOTS).fetchall())
             for stream in sorted({entry.stream for entry in self._ledger.values()}):
                 self._stop.check()
                 check_table(self._connection, stream)
@@ -168,8 +171,9 @@ class Audit:
         dropped = whole - table.num_rows
         if dropped and not table.num_rows and not there.rows:
             return Finding(stream, name, Verdict.DROPPED, dropped_rows=dropped)
-        # What was salvaged is less than what was loaded before the damage: the database may have more.
-        salvaged = held_as != identity.segment_id
+        # What was salvaged is less than what was loaded before the damage, or than what another salvage of the same
+        # segment has added: the database may have more.
+        salvaged = held_as != identity.segment_id or (bool(identity.salvages) and entry.rows > whole)
         detail = "" if self._same(entry, table, there) else self._differs(entry, table, there, salvaged=salvaged)
         verdict, rows = Verdict.DIFFERENT if detail else Verdict.EQUAL, there.rows
         if detail and self._repairs:
@@ -192,7 +196,7 @@ class Audit:
             if not followed or followed in self._ledger:
                 break
             followed = self._salvages.get(followed)
-        return followed if followed in self._ledger else None
+        return followed if followed in self._ledger else self._of_roots.get(salvages)
 
     def _there(self, entry: Entry) -> Sum:
         return self._sums[entry.stream].get(entry.number, nothing(hashed=self._hashed))

@@ -63,6 +63,7 @@ def load(
                     connect=database.connect,
                     wanted=wanted,
                     target=target,
+                    archive=archive,
                 )
                 log.info(
                     "database.ready", url=database.shown, kind=loader.capabilities.kind, why=loader.capabilities.why
@@ -73,7 +74,7 @@ def load(
                     backoff.reset()
                     away_since = None
                 if once:
-                    loader.finish(archive)
+                    loader.finish()
             if once:
                 return tally
         except Stopped:
