@@ -5,6 +5,7 @@ from collections.abc import Set as AbstractSet
 from typing import Literal
 
 from recorder.buffers import Buffer
+from recorder.chains import Chains
 from recorder.deribit.book import Top
 from recorder.deribit.feed import Family
 from recorder.deribit.messages import InstrumentData, InstrumentStateData, TickerData, TradeData
@@ -12,7 +13,7 @@ from recorder.deribit.universe import ENDED_STATES, Listing
 from recorder.gaps import Gap, GapLog
 from recorder.lanes import ALL, Lane
 from recorder.rejects import Rejects
-from recorder.rows import US_PER_MS, instrument_row, quote_row, ticker_row, trade_row
+from recorder.rows import US_PER_MS, instrument_row, ticker_row, trade_row
 from recorder.runtime.logging import Logger
 from recorder.segments.layout import US_PER_DAY
 from recorder.segments.schemas import GAPS_STREAM, Row, stream_name
@@ -22,10 +23,9 @@ from recorder.trades_owed import TradesOwed
 # Rows of these streams are few; the bound is against the unforeseen.
 BUFFER_SIZE_INSTRUMENTS = 100_000
 BUFFER_SIZE_GAPS = 100_000
-# A connection that carries a book brings each change within a window or two of any other; after this it is dead.
-HOLD_BACK_US = 1_000_000
 # So many tickers of one instrument and time are remembered; two were seen.
 MOST_OF_A_TIME = 8
+_NO_PRICES = (None, None)
 
 
 class Intake:
@@ -71,7 +71,7 @@ class Intake:
         self._gap_rows = Buffer(GAPS_STREAM, BUFFER_SIZE_GAPS)
         self.gaps = GapLog(self._gap_rows.add, open_gaps)
         # Trades come on one channel for all, books and tickers on one each.
-        self.quotes = Lane(buffer("quotes", buffer_size_quotes), self.gaps, refetchable=False)
+        self.quotes = Lane(buffer("quotes", buffer_size_quotes), self.gaps, refetchable=False, chained=True)
         self.tickers = Lane(buffer("tickers", buffer_size_tickers), self.gaps, refetchable=False)
         self.trades_lane = Lane(buffer("trades", buffer_size_trades), self.gaps, refetchable=True)
         self.trades_lane.expect([ALL], now_us())
@@ -83,9 +83,7 @@ class Intake:
         self._lifecycle_on: set[int] = set()  # the connections that carry announcements
         self._lifecycle_missed = False
         self._platform: dict[str, bool] = {}  # what the exchange last said of itself
-        self._chain: dict[str, tuple[int, int]] = {}  # newest recorded change_id, its timestamp_ms
-        # Books that a connection has shown to be beyond what is recorded: since when, and at which change_id.
-        self._ahead: dict[str, tuple[int, int]] = {}
+        self._chains = Chains(self.quotes)
         self._instruments: dict[str, InstrumentData] = {}
         self.owed = TradesOwed(self.trades_lane, self.gaps, had, since_us=self.recording_since_us, now_us=now_us)
         self._told: dict[str, tuple[str | None, bool]] = {}  # state and recorded, as last written
@@ -117,43 +115,11 @@ class Intake:
         prev_change_id: int | None,
         received_us: int,
     ) -> None:
-        """Record the top of a book if it goes beyond what is recorded of that instrument.
-
-        Connections need not cut their 100 ms windows at the same moment: a row is whole if it begins at or before
-        the newest that is recorded. What begins after it is left to the connection that brings what lies between,
-        while there is one; but not for long, since that one may be open and dead.
-        """
+        """Record the top of a book if it goes beyond what is recorded of that instrument."""
         self.received += 1
         self.last_tick_us = received_us
-        lane = self.quotes
-        carriers = lane.carriers(instrument)
-        newest_id, newest_ms = self._chain.get(instrument, (-1, 0))
-        # A snapshot behind the chain is an old one, unless it is younger: then the exchange began a new chain.
-        beyond = change_id > newest_id or (prev_change_id is None and timestamp_ms > newest_ms)
-        if beyond:
-            if connection not in carriers and carriers and (prev_change_id is None or prev_change_id > newest_id):
-                shown_us, _ = self._ahead.setdefault(instrument, (received_us, change_id))
-                if received_us - shown_us < HOLD_BACK_US:
-                    return
-            newest = self._newest.get(instrument, (None, None))
-            row = quote_row(instrument, timestamp_ms, received_us, top, newest, change_id, prev_change_id)
-            if lane.add(row, received_us):
-                self._chain[instrument] = (change_id, timestamp_ms)
-                if self._ahead and change_id >= self._ahead.get(instrument, (0, change_id + 1))[1]:
-                    del self._ahead[instrument]
-        if connection not in carriers:
-            # The last that may lie between. A snapshot does not tell: that it came before who carries the book could
-            # bring the change means that there were some.
-            last_missing = change_id - 1 if prev_change_id is None and carriers else prev_change_id
-            if beyond and last_missing is not None and last_missing > newest_id >= 0:
-                # Whoever would have brought what lies between is gone: tell it, and go on from here.
-                lane.missed_one(
-                    instrument,
-                    since_us=min(newest_ms * US_PER_MS, received_us),
-                    now_us=received_us,
-                    ids=(newest_id + 1, last_missing),
-                )
-            lane.flows(connection, instrument, received_us)
+        prices = self._newest.get(instrument, _NO_PRICES)
+        self._chains.take(connection, instrument, timestamp_ms, top, prices, change_id, prev_change_id, received_us)
 
     def ticker(self, connection: int, data: TickerData, received_us: int) -> None:
         """Record a ticker; where several connections bring it, only what is newer or different."""
@@ -163,7 +129,7 @@ class Intake:
         row = ticker_row(data, received_us)
         carriers = self.tickers.carriers(name)
         if connection not in carriers:
-            self.tickers.flows(connection, name, received_us)
+            self.tickers.flows(connection, name, received_us, whole_us=data.timestamp * US_PER_MS)
             carriers = self.tickers.carriers(name)
         brought_by, newest = self._newest_ticker.get(name, (connection, []))
         # Also where the other connection has just left: this one's window may end later.
@@ -173,6 +139,11 @@ class Intake:
         same_time = newest if newest and newest[0][0] == row[0] else []
         self._newest_ticker[name] = connection, [*same_time, row][-MOST_OF_A_TIME:]
         self.tickers.add(row, received_us)
+
+    def _ticker_us(self, instrument: str, now_us: int) -> int:
+        """Return the exchange's time of an instrument's newest ticker; now, if there is none."""
+        _, newest = self._newest_ticker.get(instrument, (0, []))
+        return int(newest[0][0]) if newest else now_us
 
     def trades(self, trades: list[TradeData], received_us: int, since_us: int) -> None:
         """Record the trades that are not had yet; a jump in trade_seq opens a gap for what it skipped."""
@@ -213,8 +184,9 @@ class Intake:
         for name in self._instruments.keys() - listing.instruments.keys():
             if self._told.get(name, (None, False))[1]:
                 self._tell(name, listing.exchange_us or now_us, now_us, recorded=False)  # gone, unannounced
-            for known in (self._told, self._newest, self._newest_ticker, self._chain):
+            for known in (self._told, self._newest, self._newest_ticker):
                 known.pop(name, None)
+            self._chains.forget(name)
         self._instruments = dict(listing.instruments)
         self.owed.listed({data.instrument_name for data in listing.live}, now_us)
         before, self._chosen = self._chosen, frozenset(instruments)
@@ -272,8 +244,8 @@ class Intake:
             self._tell(name, exchange_us or now_us, now_us, recorded=True)
         for name in refused:
             self._tell(name, exchange_us or now_us, now_us)
-        self.quotes.subscribed(books | refused, now_us)
-        self.tickers.subscribed(tickers | refused, now_us)
+        self.quotes.subscribed(connection, books, now_us, refused=refused)
+        self.tickers.subscribed(connection, tickers, now_us, refused=refused)
         if trades:
             if self._tape_is_new:
                 self._tape_is_new, self.recording_since_us = False, now_us
@@ -287,11 +259,9 @@ class Intake:
     def left(self, connection: int, instruments: AbstractSet[str], *, trades: bool) -> None:
         """Recording ends where nobody else carries an instrument; it was told when the choice was made."""
         now_us = self._now_us()
-        self.quotes.left(connection, instruments, now_us)
-        for name in instruments:
-            if not self.quotes.carriers(name):
-                self._ahead.pop(name, None)
-        self.tickers.left(connection, instruments, now_us)
+        self._chains.passed_by(connection, instruments)
+        self.quotes.left(connection, instruments, now_us, known_us=lambda name: self._chains.known_us(name, now_us))
+        self.tickers.left(connection, instruments, now_us, known_us=lambda name: self._ticker_us(name, now_us))
         if trades:
             self.trades_lane.left(connection, [ALL], now_us)
 
@@ -300,35 +270,15 @@ class Intake:
     ) -> None:
         """Open a gap for what no other connection carries."""
         now_us = self._now_us()
-        for name in [name for name in self._ahead if self.quotes.carriers(name) == {connection}]:
-            # It was dead before it was lost, whatever else came on it: another connection has shown that.
-            del self._ahead[name]
-            behind_us = self._chain[name][1] * US_PER_MS
-            self.quotes.stops(
-                connection, name, cause, since_us=min(behind_us, since_us), now_us=now_us, detail=detail
-            )
+        self._chains.lost(connection, cause, since_us=since_us, now_us=now_us, detail=detail)
         for lane in self.lanes:
             lane.lost(connection, cause, since_us=since_us, now_us=now_us, detail=detail)
         self._lifecycle_missed |= self._lifecycle_on == {connection}
         self._lifecycle_on.discard(connection)
 
     def book_broken(self, connection: int, instrument: str, first_missing: int, last_missing: int) -> None:
-        """Open a gap for one book, unless another connection carries it; a new snapshot ends it.
-
-        What is missing may have been made at any time after the book's own last change, whatever else came since.
-        By a clock that is behind the exchange's that lies in the future, where no gap begins.
-        """
-        now_us = self._now_us()
-        _, newest_ms = self._chain.get(instrument, (-1, now_us // US_PER_MS))
-        self.quotes.stops(
-            connection,
-            instrument,
-            "sequence_break",
-            since_us=min(newest_ms * US_PER_MS, now_us),
-            now_us=now_us,
-            first_missing=first_missing,
-            last_missing=last_missing,
-        )
+        """Open a gap for one book, unless another connection carries it; a new snapshot ends it."""
+        self._chains.broken(connection, instrument, first_missing, last_missing, self._now_us())
 
     def rejected(
         self, connection: int, frame: bytes, reason: str, *, family: Family, instrument: str | None, since_us: int
@@ -342,6 +292,8 @@ class Intake:
             # Books and trades have chains that tell what they miss; of a ticker nothing else would tell.
             self.tickers.missed("rejected", since_us=since_us, now_us=now_us, detail=reason)
         elif instrument is not None:
+            if family == "book":
+                self._chains.passed_by(connection, [instrument])
             lane = self.quotes if family == "book" else self.tickers
             lane.stops(connection, instrument, "rejected", since_us=since_us, now_us=now_us, detail=reason)
 
@@ -373,7 +325,7 @@ class Intake:
         """
         now_us = self._now_us()
         self.last_tick_us += step_us if self.last_tick_us else 0
-        self._ahead = {name: (shown_us + step_us, change_id) for name, (shown_us, change_id) in self._ahead.items()}
+        self._chains.clock_stepped(step_us)
         self.owed.clock_stepped(step_us)
         detail = f"the wall clock was stepped by {step_us / 1e6:+.3f} s"
         for lane in self.lanes:

@@ -1,7 +1,8 @@
 """A lane is one stream's way from socket to disk: its buffer, who brings it, and its gaps until their fate."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 
 from recorder.buffers import Buffer
 from recorder.gaps import Cause, Gap, GapLog
@@ -10,6 +11,9 @@ from recorder.segments.schemas import Row
 # An instrument that has brought nothing for this long after it was subscribed gets a gap row of its own instead of
 # holding up the end of everybody's.
 RESUME_PATIENCE_US = 30_000_000
+# A book's snapshot comes at once (131 of them came within 0.6 s of the call): if it takes longer it was lost, and
+# what changed until the next one was passed over.
+SNAPSHOT_LATE_US = 2_000_000
 
 # The instrument of a stream that comes on one channel for all.
 ALL = ""
@@ -20,6 +24,14 @@ _UNTIL_ROW = ("overflow", "disk_full", "rejected")
 _NOBODY: frozenset[int] = frozenset()
 
 
+@dataclass
+class Awaited:
+    """An instrument that was subscribed and has brought nothing."""
+
+    since_us: int
+    on: set[int] = field(default_factory=set)  # the connections on which it was granted
+
+
 class Lane:
     """One stream of ticks: quotes, trades, or tickers.
 
@@ -28,15 +40,17 @@ class Lane:
     concerned.
 
     `refetchable` says what becomes of missing rows once the stream flows again: books and tickers have no history
-    (lost), trades may still be fetched (their gaps end, but stay open).
+    (lost), trades may still be fetched (their gaps end, but stay open). `chained` says that a snapshot begins an
+    instrument, that what comes before it is passed over, and that numbers tell what is missed after it.
     """
 
-    def __init__(self, buffer: Buffer, gaps: GapLog, *, refetchable: bool) -> None:
+    def __init__(self, buffer: Buffer, gaps: GapLog, *, refetchable: bool, chained: bool = False) -> None:
         self.buffer = buffer
         self.stream = buffer.stream
         self.disk_full = False  # the last flush round failed for want of space
         self._gaps = gaps
         self._refetchable = refetchable
+        self._chained = chained
         # Gaps that end with the next row that is accepted; those of a run that ended before it are taken up.
         self._until_row: dict[str, Gap] = {
             gap.cause: gap
@@ -44,6 +58,7 @@ class Lane:
             if gap.cause in _UNTIL_ROW and gap.ended_us is None
         }
         self._flowing: dict[str, set[int]] = {}
+        self._begun_us: dict[tuple[int, str], int] = {}  # since when it flows on a connection
         self._broken = {
             gap.instrument: gap
             for gap in gaps.open_gaps
@@ -52,20 +67,24 @@ class Lane:
         # Set while whole-stream gaps wait for every instrument to flow again.
         self._resuming = bool(self._interruptions())
         self._resumed: set[str] = set()
+        self._resumed_us = 0  # the newest time of the exchange at which one of them was whole again
         self._expected: frozenset[str] = frozenset()
-        self._awaited: dict[
-            str, int
-        ] = {}  # instruments that were subscribed and have brought nothing, and since when
+        self._awaited: dict[str, Awaited] = {}
 
-    def add(self, row: Row, now_us: int) -> bool:
-        """Take a row; False if it was dropped, which the overflow gap tells."""
+    def add(self, row: Row, now_us: int, fresh: bool = True) -> bool:  # noqa: FBT001, FBT002 - the hot path
+        """Take a row; False if it was dropped, which the overflow gap tells.
+
+        The exchange made it before it came, unless it is not `fresh`: a snapshot shows what was made long ago, and
+        what was fetched is older still.
+        """
         if self.buffer.add(row):
             if self._until_row:
                 for gap in self._until_row.values():
-                    self._finish(gap, now_us)
+                    self._finish(gap, now_us, whole_us=_made_us(row))
                 self._until_row.clear()
             return True
-        self.missed("disk_full" if self.disk_full else "overflow", since_us=now_us, now_us=now_us)
+        since_us = min(now_us, _made_us(row)) if fresh else now_us
+        self.missed("disk_full" if self.disk_full else "overflow", since_us=since_us, now_us=now_us)
         return False
 
     def missed(self, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
@@ -81,15 +100,23 @@ class Lane:
         """Return the connections on which an instrument flows."""
         return self._flowing.get(instrument, _NOBODY)
 
-    def flows(self, connection: int, instrument: str, now_us: int) -> None:
-        """An instrument is whole on a connection from here on: a snapshot, a good ticker, a granted channel."""
+    def flows(self, connection: int, instrument: str, now_us: int, *, whole_us: int = 0) -> None:
+        """An instrument is whole on a connection from here on: a snapshot, a good ticker, a granted channel.
+
+        `whole_us` is the exchange's time of it. By a clock that is behind, that is when a gap ends: what is missing
+        has times of the exchange.
+        """
         self._flowing.setdefault(instrument, set()).add(connection)
-        self._awaited.pop(instrument, None)
+        self._begun_us.setdefault((connection, instrument), now_us)
+        awaited = self._awaited.pop(instrument, None)
+        if self._chained and awaited is not None and now_us - awaited.since_us > SNAPSHOT_LATE_US:
+            self._break_awaited(instrument, awaited, "silence", now_us, "its first snapshot came late")
         gap = self._broken.pop(instrument, None)
         if gap is not None:
-            self._finish(gap, now_us)
+            self._finish(gap, now_us, whole_us=whole_us)
         if self._resuming:
             self._resumed.add(instrument)
+            self._resumed_us = max(self._resumed_us, whole_us)
             self._check_resumed(now_us)
 
     def stops(
@@ -117,25 +144,45 @@ class Lane:
             )
 
     def lost(self, connection: int, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
-        """A connection is gone, with all that it brought."""
+        """A connection is gone, with all that it brought, and was still to bring."""
         carried = [name for name, carriers in self._flowing.items() if connection in carriers]
         gone = [name for name in carried if self._remove(connection, name)]
-        if gone and not self._flowing and not self._broken:
-            self.interrupted(cause, since_us=since_us, now_us=now_us, detail=detail)
-            return
-        for name in gone:
-            self._break(name, cause, since_us=since_us, now_us=now_us, detail=detail)
+        for name in carried:
+            self._tell_taken_over_late(name, cause, since_us=since_us, now_us=now_us, detail=detail)
+        waited = [name for name, awaited in self._awaited.items() if awaited.on == {connection}]
+        for awaited in self._awaited.values():
+            awaited.on.discard(connection)
+        if (gone or waited) and not self._flowing and not self._broken:
+            begun_us = [since_us] if gone else []
+            begun_us += [self._awaited[name].since_us for name in waited]
+            self.interrupted(cause, since_us=min(begun_us), now_us=now_us, detail=detail)
+        else:
+            for name in gone:
+                self._break(name, cause, since_us=since_us, now_us=now_us, detail=detail)
+        for name in waited:
+            self._break_awaited(name, self._awaited[name], cause, now_us, detail)
 
-    def left(self, connection: int, instruments: Iterable[str], now_us: int) -> None:
+    def left(
+        self,
+        connection: int,
+        instruments: Iterable[str],
+        now_us: int,
+        *,
+        known_us: Callable[[str], int] | None = None,
+    ) -> None:
         """A connection gave these up on purpose; where it was the last, recording of the instrument ends.
 
-        Unless it is still to be recorded: then the connection that took it over has lost it meanwhile.
+        Unless it is still to be recorded: then the connection that took it over has lost it meanwhile, and what is
+        missing came after the newest that is known of it (`known_us`, the exchange's time).
         """
         for name in instruments:
+            if name in self._awaited:
+                self._awaited[name].on.discard(connection)
             was_last = self._remove(connection, name)
             if was_last and name in self._expected:
                 detail = "it was left where it flowed, and is broken where it was moved to"
-                self._break(name, "sequence_break", since_us=now_us, now_us=now_us, detail=detail)
+                since_us = now_us if known_us is None else min(known_us(name), now_us)
+                self._break(name, "sequence_break", since_us=since_us, now_us=now_us, detail=detail)
             elif not self.carriers(name) and name not in self._expected and (gap := self._broken.pop(name, None)):
                 self._finish(gap, now_us)
 
@@ -148,39 +195,53 @@ class Lane:
             self._finish(self._broken.pop(name), now_us)
         for name in self._awaited.keys() - self._expected:
             del self._awaited[name]
+        if self._resuming:  # the others may have waited for nothing but those that left
+            self._check_resumed(now_us)
 
     def interrupted(self, cause: Cause, *, since_us: int, now_us: int, detail: str | None = None) -> None:
-        """The stream stopped for every instrument. An interruption that lasts is told once."""
+        """The stream stopped for every instrument. An interruption that lasts is told once.
+
+        Unless it began later: it may be durable although the rows that came before it, in the same round, are not.
+        """
         self._resuming = True
         self._resumed.clear()
-        if not any(self._interruptions()):
+        if not self._is_interrupted(since_us):
             self._gaps.open(self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail)
 
-    def subscribed(self, instruments: Iterable[str], now_us: int) -> None:
+    def subscribed(
+        self, connection: int, granted: AbstractSet[str], now_us: int, *, refused: AbstractSet[str] = frozenset()
+    ) -> None:
         """These were subscribed (or refused): from now on they are waited for, with an end."""
-        for name in instruments:
+        for name in granted | refused:
             if not self.carriers(name):
-                self._awaited.setdefault(name, now_us)
+                awaited = self._awaited.setdefault(name, Awaited(now_us))
+                if name in granted:
+                    awaited.on.add(connection)
 
     def tick(self, now_us: int) -> None:
         """Stop waiting for instruments that stay silent: each gets a gap row of its own."""
-        overdue = [name for name, since_us in self._awaited.items() if now_us - since_us > RESUME_PATIENCE_US]
+        overdue = [name for name, one in self._awaited.items() if now_us - one.since_us > RESUME_PATIENCE_US]
         for name in overdue:
-            since_us = min([gap.started_us for gap in self._interruptions()], default=self._awaited[name])
+            asked_us = self._awaited.pop(name).since_us
+            since_us = min([asked_us, *(gap.started_us for gap in self._interruptions())])
             self._break(
                 name, "silence", since_us=since_us, now_us=now_us, detail="nothing came since it was subscribed"
             )
-            del self._awaited[name]
             self._resumed.add(name)
         if overdue and self._resuming:
             self._check_resumed(now_us)
 
     def clock_stepped(self, step_us: int) -> None:
         """Wait for silent instruments as long as before a step of the clock."""
-        self._awaited = {name: since_us + step_us for name, since_us in self._awaited.items()}
+        for awaited in self._awaited.values():
+            awaited.since_us += step_us
+        self._begun_us = {flow: begun_us + step_us for flow, begun_us in self._begun_us.items()}
 
     def stopped_cleanly(self) -> bool:
-        """Whether a clean stop told where the stream ends, and nothing has begun again since."""
+        """Whether a clean stop told where the stream ends, and nothing has begun again since.
+
+        All that came before it was durable before it was told: its start may lie after the last durable row.
+        """
         return any(gap.cause == "stopped" for gap in self._interruptions())
 
     def missed_one(self, instrument: str, *, since_us: int, now_us: int, ids: tuple[int, int]) -> None:
@@ -201,6 +262,7 @@ class Lane:
         if carriers is None or connection not in carriers:
             return False
         carriers.discard(connection)
+        del self._begun_us[connection, instrument]
         if carriers:
             return False
         del self._flowing[instrument]
@@ -230,12 +292,38 @@ class Lane:
                 detail=detail,
             )
 
+    def _break_awaited(
+        self, instrument: str, awaited: Awaited, cause: Cause, now_us: int, detail: str | None
+    ) -> None:
+        """Tell what was missed of an instrument since it was subscribed, unless a gap of all tells it."""
+        if not self._is_interrupted(awaited.since_us):
+            self._break(instrument, cause, since_us=awaited.since_us, now_us=now_us, detail=detail)
+
+    def _tell_taken_over_late(
+        self, instrument: str, cause: Cause, *, since_us: int, now_us: int, detail: str | None
+    ) -> None:
+        """Tell what nobody brought between the last of who was lost and the first of who carries it now.
+
+        Chains tell that by their numbers; and who traded in any time is asked.
+        """
+        begun = [self._begun_us[number, instrument] for number in self.carriers(instrument)]
+        if self._chained or self._refetchable or not begun or min(begun) <= since_us:
+            return
+        if instrument not in self._broken and not self._is_interrupted(since_us):
+            gap = self._gaps.open(self.stream, instrument, cause, started_us=since_us, now_us=now_us, detail=detail)
+            self._gaps.settle(gap, "lost", ended_us=min(begun), now_us=now_us)
+
+    def _is_interrupted(self, since_us: int) -> bool:
+        """Whether a gap of all lasts that began by then."""
+        return any(gap.started_us <= since_us for gap in self._interruptions())
+
     def _check_resumed(self, now_us: int) -> None:
         if self._expected and self._expected <= self._resumed:
             for gap in self._interruptions():
-                self._finish(gap, now_us)
+                self._finish(gap, now_us, whole_us=self._resumed_us)
             self._resuming = False
             self._resumed.clear()
+            self._resumed_us = 0
 
     def _interruptions(self) -> list[Gap]:
         """The whole-stream gaps that still last."""
@@ -243,8 +331,13 @@ class Lane:
             gap for gap in self._gaps.find(stream=self.stream) if gap.cause in _INTERRUPTIONS and gap.ended_us is None
         ]
 
-    def _finish(self, gap: Gap, now_us: int) -> None:
-        if self._refetchable:
+    def _finish(self, gap: Gap, now_us: int, *, whole_us: int = 0) -> None:
+        if self._refetchable:  # what it hides is asked for by this clock
             self._gaps.end(gap, ended_us=now_us, now_us=now_us)
         else:
-            self._gaps.settle(gap, "lost", ended_us=now_us, now_us=now_us)
+            self._gaps.settle(gap, "lost", ended_us=max(now_us, whole_us), now_us=now_us)
+
+
+def _made_us(row: Row) -> int:
+    """Return the exchange's time of a row."""
+    return int(row[0])

@@ -301,13 +301,20 @@ class Recorder:
         self.metrics.round(done)
 
     async def _finish(self, silent_since_us: int) -> None:
-        """Flush and seal; `_abandon` ends it if the disk does not let it end."""
+        """Flush and seal; `_abandon` ends it if the disk does not let it end.
+
+        A stop says that all before it was recorded: it is told once that is durable, as a round begins with the gaps.
+        """
+        await self._flush_all()
         self._intake.stopped(silent_since_us)
+        await self._flush_all()
+        await self._flusher.seal()
+        self._log.info("stopped", messages=self._intake.received)
+
+    async def _flush_all(self) -> None:
         # Once more where a gap's fate had to wait for its trades to be durable.
         while not await self._flusher.round() or self._intake.owed.settling:  # noqa: ASYNC110 - no event: a disk
             await asyncio.sleep(0.2)
-        await self._flusher.seal()
-        self._log.info("stopped", messages=self._intake.received)
 
     def _abandon(self) -> None:
         """End at once: a call to a disk that hangs cannot be interrupted, and nothing waits for it for ever."""
@@ -321,7 +328,7 @@ class Recorder:
     def _silent_since_us(self) -> int:
         """When the first connection fell silent: they are left one after another, and one may be open and dead."""
         now_us = self._clock.now_us()
-        heard = [c.health for c in self._pool.connections if c.health.connected and c.health.last_message_us]
+        heard = [c.health for c in self._pool.connections if c.health.connected and c.health.channels]
         return min((one.heard_until_us(now_us) for one in heard), default=now_us)
 
     def _tell_crash(self, data_dir: DataDir) -> None:

@@ -23,7 +23,9 @@ class TradesOwed:
         self._gaps = gaps
         self._now_us = now_us
         self._begun_us = now_us()
-        self._last_us: dict[str, tuple[int, int]] = {}  # when an instrument's last two live trades were received
+        # When an instrument's last two live trades were received, and when the last was made or received, if that was
+        # before: what follows it is later than both.
+        self._last_us: dict[str, tuple[int, int, int]] = {}
         self._jumps: deque[tuple[int, str, Range, int]] = deque()  # due, instrument, hole, since
         # Gaps whose fate is known, and how far the trades buffer must be durable before it is told.
         self._settled: dict[str, tuple[int, Gap, list[tuple[Fate, int, int]]]] = {}
@@ -44,17 +46,17 @@ class TradesOwed:
         new = self.had.add(instrument, trade_seq)
         if new is False:
             return True
-        taken = self._lane.add(row, received_us)
+        taken = self._lane.add(row, received_us, live)
         if not taken:
             self.had.remove(instrument, trade_seq)
-        last_us = self._last_us.get(instrument, (0, self._begun_us))[1]
+        _, last_us, whole_until_us = self._last_us.get(instrument, (0, 0, self._begun_us))
         if isinstance(new, tuple):
             # Other channels brought something since, but this instrument was whole only up to its last trade.
-            self._jumps.append((received_us + JUMP_GRACE_US, instrument, new, min(since_us, last_us)))
+            self._jumps.append((received_us + JUMP_GRACE_US, instrument, new, min(since_us, whole_until_us)))
         if taken:
             self._filled(instrument, trade_seq)
         if live:
-            self._last_us[instrument] = (last_us if instrument in self._last_us else 0, received_us)
+            self._last_us[instrument] = (last_us, received_us, min(received_us, int(row[0])))
             if instrument in self._ended_us:  # its last trades may come after the word that it is over
                 self._ended_us[instrument] = received_us
         return taken
@@ -71,8 +73,8 @@ class TradesOwed:
         self._jumps = deque((due + step_us, name, hole, us + step_us) for due, name, hole, us in self._jumps)
         self._ended_us = {name: us + step_us for name, us in self._ended_us.items()}
         self._last_us = {
-            name: (before_us + step_us if before_us else 0, last_us + step_us)
-            for name, (before_us, last_us) in self._last_us.items()
+            name: (before_us + step_us if before_us else 0, last_us + step_us, min(whole_until_us, last_us + step_us))
+            for name, (before_us, last_us, whole_until_us) in self._last_us.items()
         }
 
     def tell_jumps(self) -> None:
@@ -148,7 +150,7 @@ class TradesOwed:
         while self._jumps and self._jumps[0][0] <= now_us:
             _, instrument, hole, since_us = self._jumps.popleft()
             # A hole in time explains a jump if the instrument has not traded since it ended.
-            before_us = self._last_us.get(instrument, (0, 0))[0]
+            before_us = self._last_us.get(instrument, (0, 0, 0))[0]
             holes_in_time = self._gaps.find(stream=self._lane.stream)
             why = next((gap for gap in holes_in_time if gap.ended_us is None or before_us < gap.ended_us), None)
             cause: Cause = why.cause if why else "sequence_break"

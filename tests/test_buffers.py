@@ -3,12 +3,13 @@
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recorder.buffers import Buffer, Warner
 from recorder.gaps import Gap, GapLog
-from recorder.lanes import ALL, RESUME_PATIENCE_US, Lane
+from recorder.lanes import ALL, RESUME_PATIENCE_US, SNAPSHOT_LATE_US, Lane
 from tests.segment_tools import NOON_US, QUOTES, quote_rows
 
 ROWS = quote_rows(3000)
@@ -69,9 +70,9 @@ def states(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [(row[1], row[4], row[6], row[7], row[8] - NOON_US, row[9] and row[9] - NOON_US) for row in rows]
 
 
-def lane(limit: int = 1000, *, refetchable: bool = False) -> tuple[Lane, list[tuple[Any, ...]]]:
+def lane(limit: int = 1000, **kind: bool) -> tuple[Lane, list[tuple[Any, ...]]]:
     rows: list[tuple[Any, ...]] = []
-    return Lane(Buffer(QUOTES, limit), GapLog(rows.append), refetchable=refetchable), rows
+    return Lane(Buffer(QUOTES, limit), GapLog(rows.append), **{"refetchable": False, **kind}), rows
 
 
 def test_an_overflow_is_one_gap_from_the_first_drop_to_the_next_accepted_row() -> None:
@@ -84,6 +85,17 @@ def test_an_overflow_is_one_gap_from_the_first_drop_to_the_next_accepted_row() -
     quotes.add(ROWS[5], NOON_US + 9)
 
     assert states(rows) == [(None, 0, "overflow", "open", 2, None), (None, 1, "overflow", "lost", 2, 9)]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_an_overflow_begins_when_the_exchange_made_what_was_dropped(fresh: bool) -> None:
+    """Which is before it came; but of a snapshot, or what was fetched, that may be long ago."""
+    quotes, rows = lane(1)
+    late_us = ROWS[1][0] + 70_000
+    quotes.add(ROWS[0], late_us - 1)
+    quotes.add(ROWS[1], late_us, fresh)
+
+    assert rows[0][8] == (ROWS[1][0] if fresh else late_us)
 
 
 def test_an_interruption_ends_when_every_instrument_flows_again() -> None:
@@ -144,7 +156,7 @@ def test_who_stays_silent_does_not_hold_up_the_others() -> None:
     quotes, rows = lane()
     quotes.interrupted("crash", since_us=NOON_US, now_us=NOON_US)
     quotes.expect({"A", "B"}, NOON_US)
-    quotes.subscribed({"A", "B"}, NOON_US + 1)
+    quotes.subscribed(0, {"A", "B"}, NOON_US + 1)
     quotes.flows(0, "A", NOON_US + 2)
     later_us = RESUME_PATIENCE_US + 2
     quotes.tick(NOON_US + later_us)
@@ -155,6 +167,77 @@ def test_who_stays_silent_does_not_hold_up_the_others() -> None:
         ("B", 0, "silence", "open", 0, None),
         (None, 1, "crash", "lost", 0, later_us),
         ("B", 1, "silence", "lost", 0, later_us + 5),
+    ]
+
+
+def test_who_left_the_choice_does_not_hold_up_the_others() -> None:
+    """Options may expire while all are waited for: the gap ends with the list that says so."""
+    quotes, rows = lane()
+    quotes.interrupted("disconnect", since_us=NOON_US, now_us=NOON_US)
+    quotes.expect({"A", "B"}, NOON_US)
+    quotes.subscribed(0, {"A", "B"}, NOON_US + 1)
+    quotes.flows(0, "A", NOON_US + 2)
+    quotes.expect({"A"}, NOON_US + 5)
+
+    assert states(rows) == [(None, 0, "disconnect", "open", 0, None), (None, 1, "disconnect", "lost", 0, 5)]
+
+
+@pytest.mark.fault(12)
+@pytest.mark.parametrize("chained", [True, False])
+def test_a_first_snapshot_that_comes_late_is_told_since_the_book_was_subscribed(chained: bool) -> None:
+    """What changed before it was passed over; a ticker that comes late is the first that there was."""
+    quotes, rows = lane(chained=chained)
+    quotes.expect({"A", "B"}, NOON_US)
+    quotes.subscribed(0, {"A", "B"}, NOON_US)
+    quotes.flows(0, "A", NOON_US + SNAPSHOT_LATE_US)
+    quotes.flows(0, "B", NOON_US + SNAPSHOT_LATE_US + 1)
+    told = [("B", 0, "silence", "open", 0, None), ("B", 1, "silence", "lost", 0, SNAPSHOT_LATE_US + 1)]
+
+    assert states(rows) == (told if chained else [])
+
+
+@pytest.mark.fault(11)
+def test_a_connection_that_is_lost_before_it_brought_anything_is_told_since_its_grant() -> None:
+    """From then on the instrument is said to be recorded; each has a gap of its own, unless it is the gap of all."""
+    quotes, rows = lane()
+    quotes.expect({"A", "B", "C"}, NOON_US)
+    quotes.subscribed(0, {"A", "B"}, NOON_US, refused={"C"})
+    quotes.lost(0, "disconnect", since_us=NOON_US + 3, now_us=NOON_US + 4)
+    assert states(rows) == [(None, 0, "disconnect", "open", 0, None)]
+    for at_us, name in ((6, "A"), (7, "B"), (8, "C")):
+        quotes.flows(1, name, NOON_US + at_us)
+    quotes.expect({"A", "B", "C", "D", "E"}, NOON_US + 9)
+    quotes.subscribed(0, {"D"}, NOON_US + 10)
+    quotes.subscribed(1, {"E"}, NOON_US + 11)
+    quotes.lost(0, "disconnect", since_us=NOON_US + 20, now_us=NOON_US + 21)
+    quotes.left(1, {"E"}, NOON_US + 22)
+    quotes.lost(1, "disconnect", since_us=NOON_US + 23, now_us=NOON_US + 24)
+    quotes.flows(2, "D", NOON_US + 30)
+
+    assert states(rows)[1:] == [
+        (None, 1, "disconnect", "lost", 0, 8),
+        ("D", 0, "disconnect", "open", 10, None),
+        ("A", 0, "disconnect", "open", 23, None),
+        ("B", 0, "disconnect", "open", 23, None),
+        ("C", 0, "disconnect", "open", 23, None),
+        ("D", 1, "disconnect", "lost", 10, 30),
+    ]
+
+
+@pytest.mark.fault(11)
+def test_the_gap_of_all_begins_with_the_first_grant_that_brought_nothing() -> None:
+    """A book waited for its snapshot already when the connection was lost."""
+    quotes, rows = lane(chained=True)
+    quotes.expect({"A", "B"}, NOON_US)
+    quotes.flows(0, "A", NOON_US)
+    quotes.subscribed(0, {"A", "B"}, NOON_US + 1)
+    quotes.lost(0, "disconnect", since_us=NOON_US + 5, now_us=NOON_US + 6)
+    quotes.flows(0, "B", NOON_US + SNAPSHOT_LATE_US + 7)
+    quotes.flows(0, "A", NOON_US + SNAPSHOT_LATE_US + 8)
+
+    assert states(rows) == [
+        (None, 0, "disconnect", "open", 1, None),
+        (None, 1, "disconnect", "lost", 1, SNAPSHOT_LATE_US + 8),
     ]
 
 

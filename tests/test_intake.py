@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from recorder.chains import HOLD_BACK_US
 from recorder.deribit.book import Top
 from recorder.deribit.messages import InstrumentData, TickerData, TradeData
 from recorder.deribit.universe import Listing
-from recorder.intake import HOLD_BACK_US, Intake
-from recorder.lanes import RESUME_PATIENCE_US
+from recorder.intake import Intake
+from recorder.lanes import RESUME_PATIENCE_US, Lane
 from recorder.rejects import Rejects
 from recorder.runtime.logging import get_logger
 from recorder.trades_had import TradesHad
@@ -109,6 +110,87 @@ def test_a_snapshot_that_lies_ahead_for_long_tells_what_its_carrier_missed(bench
     assert int(gaps[0]["started_at"].timestamp() * 1000) == NOW_US // 1000
 
 
+@pytest.mark.fault(11)
+def test_a_connection_that_was_ahead_flows_once_what_is_recorded_reaches_it(bench: Bench) -> None:
+    """Also where its own book is quiet after that: losing the other one is no gap, and the next row none either."""
+    bench.quote(0, 10, None)
+    bench.quote(1, 14, None, after_us=50_000)
+    assert bench.intake.quotes.carriers(NAME) == {0}
+    bench.quote(0, 14, 10, after_us=50_000)
+    assert bench.intake.quotes.carriers(NAME) == {0, 1}
+    bench.now_us += 5_000_000
+    bench.intake.disconnected(0, cause="disconnect", since_us=bench.now_us, detail="")
+    bench.quote(1, 18, 14, after_us=50_000)
+
+    assert [(row["prev_change_id"], row["change_id"]) for row in bench.rows("quotes")] == [
+        (None, 10),
+        (10, 14),
+        (14, 18),
+    ]
+    assert [gap for gap in bench.rows("data_gaps") if gap["stream"].endswith("quotes")] == []
+
+
+@pytest.mark.parametrize("ending", ["still ahead", "broken", "left", "disconnected", "rejected"])
+def test_a_connection_that_is_ahead_does_not_flow_before_it_is_reached(bench: Bench, ending: str) -> None:
+    """What was passed over of it is not recorded yet; and what it lost meanwhile nobody will bring."""
+    bench.quote(0, 10, None)
+    bench.quote(1, 14, None, after_us=50_000)
+    if ending == "still ahead":
+        bench.quote(1, 16, 14, after_us=50_000)
+    elif ending == "broken":
+        bench.intake.book_broken(1, NAME, 15, 16)
+    elif ending == "left":
+        bench.intake.left(1, {NAME}, trades=False)
+    elif ending == "disconnected":
+        bench.intake.disconnected(1, cause="disconnect", since_us=bench.now_us, detail="")
+    else:
+        bench.intake.rejected(1, b"", "why", family="book", instrument=NAME, since_us=bench.now_us)
+    bench.quote(0, 15, 10, after_us=50_000)
+
+    assert bench.intake.quotes.carriers(NAME) == {0}
+    bench.quote(0, 16, 15, after_us=50_000)
+    assert bench.intake.quotes.carriers(NAME) == ({0, 1} if ending == "still ahead" else {0})
+
+
+@pytest.mark.fault(12)
+@pytest.mark.parametrize("change_id", [50, 11, 3])
+def test_a_snapshot_that_nobody_asked_for_tells_what_it_jumped_over(bench: Bench, change_id: int) -> None:
+    """What lies before it may be missing, also where numbers begin anew; the same snapshot again says nothing."""
+    bench.quote(0, 10, None)
+    bench.quote(0, 10, None, after_us=50_000)
+    bench.quote(0, change_id, None, after_us=50_000)
+    bench.quote(0, change_id, None, after_us=50_000)
+    bench.quote(0, change_id + 1, change_id, after_us=50_000)
+    gaps = bench.rows("data_gaps")
+
+    assert [(row["prev_change_id"], row["change_id"]) for row in bench.rows("quotes")] == [
+        (None, 10),
+        (None, change_id),
+        (change_id, change_id + 1),
+    ]
+    assert [(gap["cause"], gap["status"]) for gap in gaps] == [("sequence_break", "open"), ("sequence_break", "lost")]
+    numbers = (11, 49) if change_id == 50 else (None, None)
+    assert {(gap["first_missing"], gap["last_missing"]) for gap in gaps} == {numbers}
+    assert int(gaps[0]["started_at"].timestamp() * 1000) == NOW_US // 1000
+
+
+@pytest.mark.fault(12)
+def test_a_snapshot_that_nobody_asked_for_waits_for_who_carries_the_book_too(bench: Bench) -> None:
+    """The other connection brings what lies between, and nothing is missing."""
+    bench.quote(0, 10, None)
+    bench.quote(1, 10, None)
+    bench.quote(0, 50, None, after_us=50_000)
+    bench.quote(1, 50, 10, after_us=50_000)
+    bench.quote(0, 51, 50, after_us=50_000)
+
+    assert [(row["prev_change_id"], row["change_id"]) for row in bench.rows("quotes")] == [
+        (None, 10),
+        (10, 50),
+        (50, 51),
+    ]
+    assert bench.rows("data_gaps") == []
+
+
 def test_a_connection_that_was_dead_before_it_was_lost_is_told_from_then(bench: Bench) -> None:
     """Another one has shown how far the book is, and was lost first: the gap begins with the last row."""
     bench.quote(0, 10, None)
@@ -131,6 +213,51 @@ def test_a_broken_book_is_told_from_its_own_last_change(bench: Bench) -> None:
 
     assert (gap["cause"], gap["first_missing"], gap["last_missing"]) == ("sequence_break", 11, 13)
     assert int(gap["started_at"].timestamp() * 1000) == NOW_US // 1000
+
+
+def test_a_gap_of_a_clock_that_is_behind_ends_when_the_exchange_says(bench: Bench) -> None:
+    """What is missing has times of the exchange, which lie after those of this clock."""
+    ahead_us = 2_000_000
+    for name in ("quotes", "tickers"):
+        lane: Lane = getattr(bench.intake, name)
+        lane.expect({NAME}, bench.now_us)
+        lane.interrupted("disconnect", since_us=bench.now_us, now_us=bench.now_us)
+    whole_ms = (bench.now_us + ahead_us) // 1000
+    bench.intake.quote(0, NAME, whole_ms, TOP, 10, None, bench.now_us)
+    bench.ticker(0, whole_ms)
+    bench.intake.book_broken(0, NAME, 11, 13)
+    bench.intake.quote(0, NAME, whole_ms + 100, TOP, 20, None, bench.now_us)
+    bench.intake.rejected(0, b"", "why", family="unknown", instrument=None, since_us=bench.now_us)
+    bench.ticker(0, whole_ms + 200)
+    ended = {(gap["cause"], gap["stream"][11:]): gap["ended_at"] for gap in bench.rows("data_gaps")}
+
+    assert {key: int(at.timestamp() * 1000) - whole_ms for key, at in ended.items()} == {
+        ("disconnect", "quotes"): 0,
+        ("disconnect", "tickers"): 0,
+        ("sequence_break", "quotes"): 100,
+        ("rejected", "tickers"): 200,
+    }
+
+
+def test_what_broke_where_it_was_moved_to_is_told_from_the_newest_that_is_known(bench: Bench) -> None:
+    """The old connection was left later, but nobody looks at what it brought last."""
+    bench.intake.quotes.expect({NAME}, NOW_US)
+    bench.intake.tickers.expect({NAME}, NOW_US)
+    bench.ticker(0, NOW_US // 1000)
+    bench.ticker(1, NOW_US // 1000)
+    bench.quote(0, 10, None)
+    bench.quote(1, 10, None)
+    bench.now_us += 4_000_000
+    bench.intake.book_broken(1, NAME, 11, 13)
+    bench.intake.rejected(1, b"", "why", family="ticker", instrument=NAME, since_us=bench.now_us)
+    bench.intake.left(0, {NAME}, trades=False)
+    gaps = bench.rows("data_gaps")
+
+    assert [(gap["cause"], gap["stream"][11:]) for gap in gaps] == [
+        ("sequence_break", "quotes"),
+        ("sequence_break", "tickers"),
+    ]
+    assert {int(gap["started_at"].timestamp() * 1000) for gap in gaps} == {NOW_US // 1000}
 
 
 def test_no_gap_of_a_clock_that_is_behind_ends_before_it_begins(bench: Bench) -> None:
@@ -177,6 +304,32 @@ def test_what_waits_is_as_far_away_after_a_step_of_the_clock_as_before(bench: Be
     assert ("sequence_break", NAME) in told()
     bench.now_us += RESUME_PATIENCE_US
     assert told() == {("silence", "quiet")}
+
+
+@pytest.mark.fault(11)
+def test_tickers_between_a_dead_connection_and_who_took_over_are_told(bench: Bench) -> None:
+    """A move ends when the new one flows; that the old one was silent long before shows only when it is given up."""
+    bench.ticker(0, 1_000)
+    heard_us = bench.now_us
+    bench.now_us += 10_000_000
+    bench.ticker(1, 9_000)
+    taken_us = bench.now_us
+    bench.now_us += 25_000_000
+    bench.intake.disconnected(0, cause="silence", since_us=heard_us, detail="")
+    opened, lost = (gap for gap in bench.rows("data_gaps") if gap["stream"].endswith("tickers"))
+
+    assert (opened["instrument"], opened["cause"], lost["status"]) == (NAME, "silence", "lost")
+    assert [int(lost[end].timestamp() * 1e6) for end in ("started_at", "ended_at")] == [heard_us, taken_us]
+
+
+def test_tickers_that_another_connection_brought_meanwhile_are_not_told(bench: Bench) -> None:
+    """It flowed there before the last that was heard of the one that is lost."""
+    bench.ticker(0, 1_000)
+    bench.ticker(1, 1_000)
+    bench.now_us += 1_000
+    bench.intake.disconnected(0, cause="silence", since_us=bench.now_us - 500, detail="")
+
+    assert bench.rows("data_gaps") == []
 
 
 def test_a_ticker_that_another_connection_brought_is_not_recorded_again(bench: Bench) -> None:

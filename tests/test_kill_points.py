@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as ds
+import pytest
 
 from tests.faults.driver import acknowledged, keys_of
-from tests.fix_programs import Program, Programs
+from tests.fix_programs import Program, Programs, until
 from tests.oracle import journal_events
+from tests.test_pool import accounted_for, causes, nothing_is_owed
 from tests.test_record import gaps, unexplained_holes
 
 # So that every sort of call comes within seconds.
@@ -76,6 +79,31 @@ def test_it_dies_at_each_call_that_changes_the_disk(
     assert journal_events(journal, "limit") == []
     record_property("fault", "1")
     record_property("cases", reached)
+
+
+@pytest.mark.parametrize("ending", ["stop", "disconnect"])
+@pytest.mark.fault(1, 11, 14)
+def test_a_gap_does_not_hide_what_is_lost_with_its_own_round(programs: Programs, tmp_path: Path, ending: str) -> None:
+    """A gap of all is durable, the rows before it are not when the process dies: the next start tells these too."""
+    tape, journal, now = tmp_path / "tape", tmp_path / "journal", tmp_path / "now"
+    exchange, url = programs.simulate(
+        "--instruments", 20, "--rate", 400, "--seed", 4, "--journal", journal,
+        *(("--faults", "maintenance:at=9,for=6") if ending == "disconnect" else ()),
+    )  # fmt: skip
+    recorder = start(programs, url, tape, "--flush-interval-sec", 5, kill_after_gaps=now)
+    until(lambda: list((tape / "live").glob("*_quotes/*")), "the first round")
+    now.touch()
+    if ending == "stop":
+        time.sleep(1.5)
+        recorder.process.send_signal(signal.SIGTERM)
+    assert recorder.process.wait(30) == -9
+    last = start(programs, url, tape, "--trade-void-after-sec", 2)
+    until(lambda: nothing_is_owed(tape), "trades to heal", every_s=0.5)
+    assert last.stop() == 0
+    exchange.stop()
+
+    accounted_for(journal, tape)
+    assert ("crash" in causes(tape)) == (ending == "disconnect")
 
 
 def test_it_dies_at_any_time(programs: Programs, tmp_path: Path, full: bool, record_property: Record) -> None:

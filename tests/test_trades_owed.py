@@ -44,13 +44,13 @@ class Books:
 
 
 def test_a_hole_begins_with_the_last_trade_of_its_instrument() -> None:
-    """What other channels brought since then says nothing of it."""
+    """By the exchange's time of that trade; what other channels brought since then says nothing of it."""
     books = Books()
     books.take(1, at_us=5)
     books.take(3, at_us=3_600_000_000, since_us=3_599_999_999)
     books.tick(2 * 3_600_000_000)
 
-    assert [row[8] - NOON_US for row in books.rows] == [5]
+    assert [row[8] - NOON_US for row in books.rows] == [0]
     assert books.told() == [("open", 2, 2)]
 
 

@@ -147,6 +147,7 @@ class Connection:
         self._snapshot_due_s.clear()
         self._session = session
         self.health.connected, self.health.failed = True, False
+        self.health.began_us, self.health.last_message_us = self._now_us(), 0
         self._changed()
 
     def _session_ended(self, cause: Literal["disconnect", "silence"], detail: str) -> None:

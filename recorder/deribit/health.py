@@ -10,21 +10,24 @@ class Health:
     connected: bool = False
     failed: bool = False  # the last attempt failed, or the session was lost, and no new one is open yet
     reconnects: int = 0
+    began_us: int = 0  # when its session was opened
     messages: int = 0
-    last_message_us: int = 0
+    last_message_us: int = 0  # of the session that is open
     lag_us: int = 0  # of the newest ticker: received minus the exchange's time
     longest_wait_s: float = 0.0  # of a message inside this process, since somebody set it to 0
     channels: int = 0
 
     def heard_until_us(self, now_us: int) -> int:
-        """Until when, by the exchange's clock, nothing can be missing of what it sent; now, if nothing was heard yet.
+        """Until when, by the exchange's clock, nothing can be missing of what it sent: its begin if nothing came yet.
 
         A process that stood still reads late what was sent before: `last_message_us` alone lies after it.
         """
-        return (self.last_message_us or now_us) - max(self.lag_us, 0)
+        return (self.last_message_us or self.began_us or now_us) - max(self.lag_us, 0)
 
     def clock_stepped(self, step_us: int) -> None:
         """Say by the clock as it is now when the last message came, and how long after the exchange sent it."""
+        if self.began_us:
+            self.began_us += step_us
         if self.last_message_us:
             self.last_message_us += step_us
         if self.lag_us:  # else there was no ticker yet

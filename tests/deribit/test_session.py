@@ -1,6 +1,7 @@
 """One session against a simulated exchange, and against servers that misbehave."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -146,6 +147,39 @@ class FeedOfNothing:
         if name.startswith("_"):
             raise AttributeError(name)
         return lambda *_args, **_kwargs: self.calls.append(name)
+
+
+async def test_a_session_that_brought_nothing_is_told_since_it_began() -> None:
+    """Not when it was lost; nor since the last message of the session before."""
+    told = asyncio.get_running_loop().create_future()
+    feed: Any = FeedOfNothing()
+    feed.disconnected = lambda _connection, *, since_us, **_why: told.set_result(since_us)
+
+    async def grant_and_close(socket: ServerConnection) -> None:
+        async for text in socket:
+            request = json.loads(text)
+            result = request["params"].get("channels", "ok")
+            await socket.send(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}))
+            if "channels" in request["params"]:
+                await asyncio.sleep(0.5)
+                await socket.close()
+
+    async with serve(grant_and_close, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        ours = Connection(
+            0, url, feed=feed, pacer=Pacer(), changed=nothing, now_us=lambda: time.time_ns() // 1000,
+            log=get_logger("test"),
+        )  # fmt: skip
+        ours.health.last_message_us = 1
+        ours.assign(Assignment(frozenset({"ETH-1"})))
+        begun_us = time.time_ns() // 1000
+        task = asyncio.create_task(ours.run())
+        async with asyncio.timeout(30):
+            since_us = await told
+        task.cancel()
+        lost_us = time.time_ns() // 1000
+
+    assert begun_us <= since_us < lost_us - 500_000
 
 
 async def test_a_book_that_gets_no_snapshot_is_subscribed_anew(monkeypatch: pytest.MonkeyPatch) -> None:

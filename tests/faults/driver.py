@@ -3,6 +3,7 @@
 FAULTS='{…}' python -m tests.faults.driver recorder record …      what FAULTS may hold:
     acknowledged: FILE       every row that a flush round reported durable, one line of JSON a round, fsynced
     kill_at: N, after: BOOL  die by SIGKILL before or after the n-th call that changes the disk
+    kill_after_gaps: FILE    once this file exists, die in the first round that wrote gaps, before the next stream
     count: FILE              how many such calls there were, at the end
     refuse: [SEED, EVERY_S, FOR_S, ERRNO, …]   every now and then refuse everything for a while
     full_while: FILE          refuse everything with ENOSPC while this file exists
@@ -14,6 +15,7 @@ import json
 import os
 import random
 import runpy
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -56,6 +58,8 @@ def plan_of(faults: Mapping[str, Any]) -> Plan:
     """Return what shall happen at each call."""
     if "kill_at" in faults:
         return killed_at(faults["kill_at"], after=faults["after"])
+    if "kill_after_gaps" in faults:
+        return killed_after_gaps(Path(faults["kill_after_gaps"]))
     if "refuse" in faults:
         seed, every_s, for_s, *errors = faults["refuse"]
         return refused_now_and_then(random.Random(seed), every_s, for_s, errors)
@@ -64,6 +68,22 @@ def plan_of(faults: Mapping[str, Any]) -> Plan:
     if "slow" in faults:
         return slow(faults["slow"][0], every=faults["slow"][1])
     return just_do
+
+
+def killed_after_gaps(when: Path) -> Plan:
+    """Die by SIGKILL once a round has made gaps durable, before it writes anything of another stream."""
+    told = False
+
+    def plan(call: Call, do: Callable[[], Any]) -> Any:
+        nonlocal told
+        of_gaps = "data_gaps" in call.path
+        if told and not of_gaps:
+            os.kill(os.getpid(), signal.SIGKILL)
+        # A commit has this in its metadata; what else is written to a segment has not.
+        told |= of_gaps and call.name == "write" and b"crc32" in call.data and when.exists()
+        return do()
+
+    return plan
 
 
 def refused_now_and_then(rng: random.Random, every_s: float, for_s: float, errors: list[int]) -> Plan:
