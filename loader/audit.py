@@ -15,7 +15,7 @@ from loader import checksum
 from loader.compare import Entry, Sum, difference, expected_rows, nothing, sum_here, sums_there
 from loader.errors import SegmentRefused
 from loader.inbox import Candidate, Inbox
-from loader.postgres.filters import held
+from loader.postgres.filters import held, refuse_part
 from loader.postgres.retention import retention_of
 from loader.postgres.session import Connection, set_up_session
 from loader.postgres.tables import check_table
@@ -81,11 +81,17 @@ class Audit:
             stop: asked now and then.
             repair: whether the database is made equal where it is not.
             schema: that of a replay, which has what was asked for; None for the whole tape's.
+
+        Raises:
+            FilterConflict: the schema is none that a replay has made; or, without a name, is one.
         """
+        self._instruments = None
         if schema:
+            self._instruments = held(connection, schema)
             set_up_session(connection, schema)
+        else:
+            refuse_part(connection)
         self._part = bool(schema)
-        self._instruments = held(connection) if schema else None
         self._connection = connection
         self._data_dir = data_dir
         self._stop = stop

@@ -46,7 +46,7 @@ def load(
 
     Raises:
         DatabaseAway: with `once`, after GIVE_UP_S without a database.
-        DatabaseUnfit: a person must act.
+        DatabaseUnfit, FilterConflict: a person must act.
     """
     tally, backoff = tally or Tally(), Backoff()
     away_since: float | None = None

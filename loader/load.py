@@ -97,6 +97,7 @@ class Loader:
 
         Raises:
             DatabaseUnfit: it cannot take the tape.
+            FilterConflict: its schema is for other instruments than those that are to be loaded.
         """
         self._connection = connection
         self._data_dir = data_dir
@@ -113,6 +114,8 @@ class Loader:
             instruments = filters.agree(connection, target.schema, target.instruments)
             self._wanted = replace(self._wanted, instruments=instruments)
         migrate(connection, self.capabilities.kind)
+        if not target.schema:
+            filters.refuse_part(connection)  # only now: a filter that comes later finds the ledger, and is refused
         ledger.mend_sequence(connection)
         ledger.forgive_loaded(connection)
         self._sender = Sender(connection, self.capabilities, target, connect, stop)

@@ -17,10 +17,11 @@ from loader.archive.prune import Pruner
 from loader.archive.read import open_archive
 from loader.archive.store import open_store
 from loader.audit import Audit
-from loader.errors import LoaderError, NoArchive, Stopped
+from loader.errors import FilterConflict, LoaderError, NoArchive, Stopped
 from loader.inbox import Inbox
 from loader.load import Tally
 from loader.metrics import Metrics
+from loader.postgres import filters
 from loader.postgres.capabilities import ask, choose
 from loader.postgres.database import Database
 from loader.postgres.session import set_up_session
@@ -63,6 +64,7 @@ def replay(settings: LoaderSettings, wanted: Wanted, *, schema: str | None, dry_
     with _session(settings) as (database, stop):
         if dry_run:
             with database.connect() as connection:
+                filters.check(connection, schema, wanted.instruments)
                 set_up_session(connection, schema)
                 planned = replaying.plan(connection, Inbox(data_dir), wanted)
             sys.stdout.write(f"{replaying.plan_as_text(planned)}\n")
@@ -98,6 +100,8 @@ def audit(settings: LoaderSettings, *, as_json: bool, repair: bool, schema: str 
                 choose(ask(connection, create=False))
                 auditing = Audit(connection, DataDir(settings.data_dir), stop=stop, repair=repair, schema=schema)
                 found = Report(auditing.findings(), as_json=as_json, notes=auditing.notes)
+        except FilterConflict:
+            raise  # wrong usage, and no verdict
         except LoaderError as exc:
             sys.stderr.write(f"error: {exc}\n")
             return ExitCode.NOT_CHECKED
