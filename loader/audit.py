@@ -15,6 +15,7 @@ from loader import checksum
 from loader.compare import Entry, Sum, difference, expected_rows, nothing, sum_here, sums_there
 from loader.errors import SegmentRefused
 from loader.inbox import Candidate, Inbox
+from loader.postgres import ledger
 from loader.postgres.filters import held, refuse_part
 from loader.postgres.retention import retention_of
 from loader.postgres.session import Connection, set_up_session
@@ -91,7 +92,7 @@ class Audit:
             set_up_session(connection, schema)
         else:
             refuse_part(connection)
-        self._part = bool(schema)
+        self._schema = schema
         self._connection = connection
         self._data_dir = data_dir
         self._stop = stop
@@ -130,7 +131,7 @@ class Audit:
                 yield Finding(candidate.stream, candidate.name, Verdict.UNREADABLE, detail=str(exc))
                 continue
             found = self._segment(candidate, checked)
-            if found.verdict != Verdict.MISSING or not self._part:
+            if found.verdict != Verdict.MISSING or not self._schema:
                 yield found
         for segment_id, entry in self._ledger.items():
             if segment_id not in self._seen:
@@ -142,14 +143,14 @@ class Audit:
         """Read the ledger and sum up the rows of each segment as of one moment, so that a loader may go on."""
         with self._connection.transaction():
             self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            if self._connection.execute("SELECT to_regclass('loaded_segments')").fetchone() == (None,):
+            if not ledger.is_there(self._connection, self._schema):
                 return  # nothing was ever loaded here
             for row in self._connection.execute(_LEDGER):
                 self._ledger[row[0]] = Entry(*row)
             self._salvages = dict(self._connection.execute(_SALVAGED).fetchall())
             for stream in sorted({entry.stream for entry in self._ledger.values()}):
                 self._stop.check()
-                check_table(self._connection, stream)
+                check_table(self._connection, stream, self._schema)
                 self._sums[stream] = sums_there(self._connection, stream, hashed=self._hashed)
                 self._since[stream] = retention_of(self._connection, stream)
 

@@ -66,7 +66,9 @@ def replay(settings: LoaderSettings, wanted: Wanted, *, schema: str | None, dry_
             with database.connect() as connection:
                 filters.check(connection, schema, wanted.instruments)
                 set_up_session(connection, schema)
-                planned = replaying.plan(connection, Inbox(data_dir), wanted)
+                planned = replaying.plan(
+                    connection, Inbox(data_dir), wanted, archive=open_archive(settings, stop.check), schema=schema
+                )
             sys.stdout.write(f"{replaying.plan_as_text(planned)}\n")
             return ExitCode.DONE
         target = replace(target_of(settings), schema=schema, instruments=wanted.instruments)

@@ -135,3 +135,25 @@ def test_a_replay_from_s3(tape: Path, bucket: LoaderSettings, database: str) -> 
     replay = run_loader("replay", "--archive-url", bucket.archive_url or "", root=tape, url=database)
 
     assert replay.out.startswith("loaded 9 segments (1,080 rows)"), replay.out + replay.err
+
+
+def test_a_dry_run_counts_what_only_the_archive_has(tape: Path, database: str) -> None:
+    """It tells what the same command does without it: beside the tape, from the archive alone, once all is there."""
+    archive(tape)
+    size = sum(segment.size_bytes for part in manifests(tape) for segment in part.segments)
+    shutil.rmtree(tape / STREAMS[1])
+
+    def told(*more: str) -> str:
+        return run_loader("replay", "--dry-run", *more, root=tape, url=database).out
+
+    assert told().endswith("would load 9 segments; 0 segments already there\n")
+    without_segments(tape)
+    assert told().endswith("would load 9 segments; 0 segments already there\n")
+    assert sum(float(line.split()[-2]) for line in told().splitlines()[:-1]) == pytest.approx(size / 1e6, abs=0.2)
+    assert told("--streams", "trades", "--from", "2026-05-29").endswith(
+        "would load 1 segment; 0 segments already there\n"
+    )
+    run_loader("replay", "--to", "2026-05-29", root=tape, url=database)
+    assert told().endswith("would load 3 segments; 6 segments already there\n")
+    run_loader("replay", root=tape, url=database)
+    assert told().endswith("would load 0 segments; 9 segments already there\n")

@@ -84,3 +84,47 @@ def test_a_loader_that_was_made_before_the_filter_is_found_by_it(tmp_path: Path,
     assert run_loader("replay", *chosen, root=tmp_path, url=database).popen.returncode == 0
     with pytest.raises(FilterConflict):
         load_once(tmp_path, looking_into(database, "late"))
+
+
+def test_a_dry_run_into_a_new_schema_looks_into_no_other(tmp_path: Path, any_database: str) -> None:
+    """While a schema is not there, or is somebody's own, nothing is in it, whatever the main tables hold."""
+    backlog(tmp_path, 2)
+    load_once(tmp_path, any_database)
+    chosen = ["replay", "--into-schema", "study", "--instruments", "ETH-1", "--dry-run"]
+    for _ in range(2):
+        told = run_loader(*chosen, root=tmp_path, url=any_database)
+        assert told.out.splitlines()[-1] == "would load 2 segments; 0 segments already there", told.err
+        query(any_database, "CREATE SCHEMA IF NOT EXISTS study")
+    run_loader(*chosen[:-1], root=tmp_path, url=any_database)
+    told = run_loader(*chosen, root=tmp_path, url=any_database)
+    assert told.out.splitlines()[-1] == "would load 0 segments; 2 segments already there"
+
+
+def test_an_audit_of_an_unknown_schema_changes_nothing(tmp_path: Path, any_database: str) -> None:
+    """Exit code 2, and the main tables are as they were: where there is no such schema, and where it is another's."""
+    backlog(tmp_path, 1)
+    load_once(tmp_path, any_database)
+    query(any_database, f"DELETE FROM {QUOTES} WHERE instrument = 'ETH-0'")
+    for _ in range(2):
+        audit = run_loader("audit", "--schema", "stduy", "--repair", root=tmp_path, url=any_database)
+        refused(audit, "there is no schema stduy that replay --into-schema has made")
+        query(any_database, "CREATE SCHEMA IF NOT EXISTS stduy")
+    assert query(any_database, COUNTS.format("public")) == [("ETH-1", 10), ("ETH-2", 10)]
+
+
+def test_a_table_that_a_schema_lost_is_not_another_schemas(tmp_path: Path, timescale_database: str) -> None:
+    """Where TimescaleDB lies in public, that is looked into last: audit and replay name the table that is gone."""
+    url = timescale_database
+    backlog(tmp_path, 1)
+    load_once(tmp_path, url)
+    chosen = ["replay", "--into-schema", "study", "--instruments", "ETH-1"]
+    assert run_loader(*chosen, root=tmp_path, url=url).popen.returncode == 0
+    query(url, f"DROP TABLE study.{QUOTES} CASCADE")
+    backlog(tmp_path, 1, recorder="later")
+    audit = run_loader("audit", "--schema", "study", "--repair", root=tmp_path, url=url)
+    replay = run_loader(*chosen, root=tmp_path, url=url)
+
+    assert (audit.popen.returncode, replay.popen.returncode) == (7, 1)
+    for told in (audit, replay):
+        assert told.err.splitlines()[-1].startswith(f"error: the table {QUOTES} is missing")
+    assert query(url, COUNTS.format("public")) == [("ETH-0", 10), ("ETH-1", 10), ("ETH-2", 10)]
