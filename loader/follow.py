@@ -68,6 +68,7 @@ def load(
                     "database.ready", url=database.shown, kind=loader.capabilities.kind, why=loader.capabilities.why
                 )
                 tally.away, inbox = "", loader.inbox
+                loader.expect(archive)
                 for _ in _hints(data_dir, stop, once=once):
                     loader.load_new()
                     backoff.reset()
