@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from analysis.errors import BadQuery
+from analysis.settings import AnalysisSettings, archive_of
 from recorder.runtime import command_line, settings, signals
 from recorder.runtime.exit_codes import ExitCode
 
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   python -m analysis sql "FROM smile WHERE open_interest > 100" --watch 2
   python -m analysis sql bars --remote sc://spark:15002 --archive s3://ticks/eth
   python -m analysis completeness --from 2026-11-01T12:00 --to 2026-11-01T13:00 --min-coverage 0.98
+  ARCHIVE_URL=s3://ticks/eth python -m analysis completeness
   python -m analysis report --out report.html
 
 exit codes of completeness: 0 complete, or told by gap rows; 1 something is missing that nothing tells;
@@ -55,8 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "--remote", type=server, metavar="URL", help="ask a cluster over the archive: sc://host:port, Spark Connect"
     )
     command_line.add_range(sql)
-    _add_archive(sql)
-    settings.add_flags(sql, settings.CommonSettings)
+    _add_settings(sql)
     sql.set_defaults(command=_sql, form="table")
     complete = commands.add_parser(
         "completeness",
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "--manifest", type=Path, metavar="FILE", help="write checksums of all files, for sha256sum -c in DATA_DIR"
     )
     files.add_argument("--verify", type=Path, metavar="FILE", help="only check the files that a manifest names")
-    settings.add_flags(complete, settings.CommonSettings)
+    _add_settings(complete)
     complete.set_defaults(command=_completeness)
     _add_report(commands)
     return parser
@@ -91,8 +92,7 @@ def _add_report(commands: "argparse._SubParsersAction[command_line.Parser]") -> 
         "--out", type=page, metavar="FILE", default=Path("report.html"), help="where to (default: report.html)"
     )
     command_line.add_range(report)
-    _add_archive(report)
-    settings.add_flags(report, settings.CommonSettings)
+    _add_settings(report)
     report.set_defaults(command=_report)
 
 
@@ -147,14 +147,23 @@ def server(text: str) -> str:
     return text
 
 
-def _add_archive(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the settings; what is asked for is often another archive, so that there is a short one."""
     parser.add_argument(
-        "--archive", metavar="PLACE", help="a folder, or s3://bucket/prefix (default: the archive in DATA_DIR)"
-    )
+        "--archive", dest="archive_url", metavar="PLACE",
+        help="a folder, or s3://bucket/prefix; short for --archive-url",
+    )  # fmt: skip
+    settings.add_flags(parser, AnalysisSettings)
+
+
+def _settings(args: argparse.Namespace) -> tuple[str, str | None]:
+    """Return where the tape lies, and where its archive, as `analysis.open` takes them."""
+    loaded = settings.load(AnalysisSettings, vars(args), os.environ)
+    return loaded.data_dir, archive_of(loaded)
 
 
 def _sql(args: argparse.Namespace) -> int:
-    loaded = settings.load(settings.CommonSettings, vars(args), os.environ)
+    data_dir, archive = _settings(args)
     _refuse_what_does_not_go_together(args)
     from analysis import sql  # noqa: PLC0415 - heavy
     from analysis.span import Span  # noqa: PLC0415
@@ -169,10 +178,10 @@ def _sql(args: argparse.Namespace) -> int:
 
         signals.on_stop(_interrupt)  # a second Ctrl-C does not wait for the cluster to be told
         most_rows = sql.SHOWN_ROWS if args.form == "table" and not args.parquet else None
-        with remote.asking(args.remote, loaded.data_dir, span, args.archive, most_rows=most_rows) as ask:
+        with remote.asking(args.remote, data_dir, span, archive, most_rows=most_rows) as ask:
             _print(partial(ask, statement), args)
     else:
-        _print(sql.local(loaded.data_dir, span, args.archive, statement), args)
+        _print(sql.local(data_dir, span, archive, statement), args)
     return ExitCode.DONE
 
 
@@ -200,15 +209,16 @@ def _refuse_what_does_not_go_together(args: argparse.Namespace) -> None:
 
 
 def _completeness(args: argparse.Namespace) -> int:
-    loaded = settings.load(settings.CommonSettings, vars(args), os.environ)
+    data_dir, archive = _settings(args)
     from analysis.prove import completeness, verify  # noqa: PLC0415 - heavy
     from analysis.span import Span  # noqa: PLC0415
 
     if args.verify:
-        return verify(loaded.data_dir, args.verify)
+        return verify(data_dir, args.verify, archive=archive)
     return completeness(
-        loaded.data_dir,
+        data_dir,
         Span(args.start, args.end),
+        archive=archive,
         least=args.min_coverage,
         as_json=args.json,
         manifest=args.manifest,
@@ -216,9 +226,9 @@ def _completeness(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    loaded = settings.load(settings.CommonSettings, vars(args), os.environ)
+    data_dir, archive = _settings(args)
     from analysis.report.make import make  # noqa: PLC0415 - heavy
     from analysis.span import Span  # noqa: PLC0415
 
-    make(loaded.data_dir, Span(args.start, args.end), args.archive, args.out)
+    make(data_dir, Span(args.start, args.end), archive, args.out)
     return ExitCode.DONE

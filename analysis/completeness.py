@@ -4,16 +4,16 @@ Everything is read from the files. Sealed segments are checked to the last byte,
 before their numbers are believed.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import duckdb
+import pyarrow as pa
 
+from analysis.edges import COLUMNS, goes_on, rows_after, rows_before
 from analysis.proof import (
     FOREVER,
     Gaps,
@@ -35,7 +35,7 @@ from recorder.segments.schemas import GAPS_STREAM, stream_kind
 
 _BREAKS = """
 SELECT instrument, epoch_us(lag(received_at) OVER w) AS from_us, epoch_us(received_at) AS to_us
-FROM "{stream}" WINDOW w AS (PARTITION BY instrument ORDER BY change_id, received_at)
+FROM ({rows}) WINDOW w AS (PARTITION BY instrument ORDER BY change_id, received_at)
 QUALIFY lag(change_id) OVER w IS NOT NULL
     AND (prev_change_id IS NULL OR prev_change_id > lag(change_id) OVER w)
 ORDER BY instrument, to_us
@@ -43,10 +43,12 @@ ORDER BY instrument, to_us
 _JUMPS = """
 SELECT instrument, lag(trade_seq) OVER w + 1 AS first, trade_seq - 1 AS last,
     epoch_us(lag("timestamp") OVER w) AS from_us, epoch_us("timestamp") AS to_us
-FROM (SELECT DISTINCT instrument, trade_seq, "timestamp" FROM "{stream}")
+FROM (SELECT DISTINCT instrument, trade_seq, "timestamp" FROM ({rows}))
 WINDOW w AS (PARTITION BY instrument ORDER BY trade_seq)
 QUALIFY trade_seq > lag(trade_seq) OVER w + 1 ORDER BY instrument, first
 """
+# A stream and, of each instrument, the rows next to the range that is looked at.
+_WITH_EDGES = 'SELECT {columns} FROM "{stream}" UNION ALL SELECT {columns} FROM edges'
 _ROWS = """
 SELECT instrument, count(*) AS rows, epoch_us(max(received_at)) AS newest_us FROM "{stream}" GROUP BY instrument
 """
@@ -62,9 +64,6 @@ FROM {GAPS_STREAM} ORDER BY gap_id, state_no
 
 # What DuckDB may hold of a tape of any length while it sorts; the rest goes to TMPDIR, at no cost that shows.
 _MEMORY = "1GB"
-# Of a tape that is broken everywhere as many lines of a kind are for people; --json has all.
-_MOST_LINES = 50
-
 # By instrument, when it was told whether it is recorded from then on; in the order of time.
 Told = dict[str, list[tuple[int, bool]]]
 
@@ -74,8 +73,10 @@ class Instrument:
     """One instrument in one stream."""
 
     rows: int = 0
+    # Until when its numbers show that nothing is missing: its newest row, or the end if it goes on after that.
+    proven_until: datetime | None = None
     recorded_s: float = 0.0  # how long it was to be recorded, in the range
-    covered_s: float = 0.0  # how much of that lies outside of gap rows
+    covered_s: float = 0.0  # how much of that is proven or told not to be missed: outside of gap rows and holes
     holes: list[Hole] = field(default_factory=list)
 
     @property
@@ -90,7 +91,9 @@ class Stream:
 
     kind: str
     segments: int = 0
-    proven_until: datetime | None = None  # the newest row: of the time after it nothing can be said
+    # The newest row of any instrument, or the end if the stream goes on after that.
+    proven_until: datetime | None = None
+    not_provable: tuple[datetime, datetime] | None = None  # the time after it
     instruments: dict[str, Instrument] = field(default_factory=dict)
     missing_segments: list[str] = field(default_factory=list)
 
@@ -134,11 +137,24 @@ class Completeness:
             if found.coverage is not None and found.coverage < least
         ]
 
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to check: nothing was to be recorded in the range, or nothing says that it was."""
+        instruments = [one for stream in self.streams.values() for one in stream.instruments.values()]
+        return not any(one.rows or one.recorded_s for one in instruments) or all(
+            stream.proven_until is None for stream in self.streams.values()
+        )
+
     def verdict(self, least: float | None = None) -> bool | None:
-        """Return whether all is there or told; None if something cannot be read: its rows may be what is missing."""
+        """Return whether all is there or told; None if that cannot be said.
+
+        What cannot be read may have the rows that are missing; and there may be nothing to check.
+        """
         if self.unreadable:
             return None
-        return not (self.untold or self.missing_segments or (least is not None and self.below(least)))
+        if self.untold or self.missing_segments or (least is not None and self.below(least)):
+            return False
+        return None if self.nothing else True
 
 
 def check(tape: Tape, span: Span) -> Completeness:
@@ -162,7 +178,7 @@ def check(tape: Tape, span: Span) -> Completeness:
         for stream, result in found.streams.items():
             if result.kind in ("quotes", "trades", "tickers"):
                 of_market = recorded.get(stream.removesuffix(f"_{result.kind}"), {})
-                _check_rows(connection, stream, result, gaps, of_market)
+                _check_rows(connection, plans[stream], result, gaps, of_market, span)
                 _measure(stream, result, of_market, gaps, span)
     return found
 
@@ -189,8 +205,9 @@ def _check_segments(planned: Plan, span: Span, result: Stream, unreadable: list[
         if identity is not None:
             previous[identity.segment_id] = identity.previous
             stands_for[identity.salvages] = identity.segment_id
-    unreadable += [str(one) for one in (*planned.found.left_out, *planned.left_out)]
     result.segments = len(previous)
+    previous |= {identity.segment_id: identity.previous for identity in planned.found.identities}
+    unreadable += [str(one) for one in (*planned.found.left_out, *planned.left_out)]
     result.missing_segments = [
         f"{planned.stream}: segment {before} is missing: {segment_id} came after it"
         for segment_id, before in broken_chain(previous, stands_for)
@@ -217,113 +234,61 @@ def recorded_told(connection: duckdb.DuckDBPyConnection, streams: Iterable[str])
 
 
 def _check_rows(
-    connection: duckdb.DuckDBPyConnection, stream: str, result: Stream, gaps: Gaps, recorded: Told
+    connection: duckdb.DuckDBPyConnection, planned: Plan, result: Stream, gaps: Gaps, recorded: Told, span: Span
 ) -> None:
-    newest_us = 0
+    stream, ends = planned.stream, goes_on(planned, span)
     for name, rows, last_us in connection.sql(_ROWS.format(stream=stream)).fetchall():
-        result.instruments[name] = Instrument(rows)
-        newest_us = max(newest_us, last_us)
-    result.proven_until = datetime.fromtimestamp(newest_us / 1e6, UTC) if newest_us else None
-    holes: list[Hole] = []
+        proven_until = _datetime(last_us)
+        result.instruments[name] = Instrument(rows, proven_until if result.provable else None)
+        result.proven_until = max(result.proven_until or proven_until, proven_until)
+    result.proven_until = span.end if ends else result.proven_until
+    if not result.provable:
+        return
+    left = {name: [at_us for at_us, yes in told if not yes] for name, told in recorded.items()}
+    wanted = {name for name, told in recorded.items() if within(recorded_spans(told, FOREVER), *_us(span))}
+    names = wanted | result.instruments.keys()
+    before, after = rows_before(planned, span, names), rows_after(planned, span, names)
+    for name in names.intersection(after["instrument"].to_pylist()):
+        result.instruments.setdefault(name, Instrument()).proven_until = span.end
+    connection.register("edges", pa.concat_tables([before, after]))
+    columns = ", ".join(f'"{name}"' for name in COLUMNS[result.kind])
+    rows = _WITH_EDGES.format(stream=stream, columns=columns)
     if result.kind == "quotes":
-        left = {name: [at_us for at_us, yes in told if not yes] for name, told in recorded.items()}
-        holes = judge_books(stream, connection.sql(_BREAKS.format(stream=stream)).fetchall(), gaps, left)
-    elif result.kind == "trades":
-        holes = judge_trades(stream, connection.sql(_JUMPS.format(stream=stream)).fetchall(), gaps)
+        holes = judge_books(stream, connection.sql(_BREAKS.format(rows=rows)).fetchall(), gaps, left)
+    else:
+        holes = judge_trades(stream, connection.sql(_JUMPS.format(rows=rows)).fetchall(), gaps)
     for hole in holes:
-        result.instruments[hole.instrument].holes.append(hole)
+        result.instruments.setdefault(hole.instrument, Instrument()).holes.append(hole)
 
 
 def _measure(stream: str, result: Stream, recorded: Told, gaps: Gaps, span: Span) -> None:
-    """Measure how much of the time in which an instrument was to be recorded lies outside of gap rows."""
-    if result.kind == "trades" or result.proven_until is None:
+    """Measure how much of the time in which an instrument was to be recorded is not missed, as far as is known."""
+    now = datetime.now(UTC)
+    proven_until = result.proven_until or span.start
+    if proven_until is None:
+        return
+    end = proven_until if span.end is None else min(span.end, max(now, proven_until))
+    if proven_until < end:
+        result.not_provable = (proven_until, end)
+    if result.kind == "trades":
         return  # healed trades are there though a gap was
-    newest_us = round(result.proven_until.timestamp() * 1e6)
-    start_us = round(span.start.timestamp() * 1e6) if span.start else 0
-    end_us = min(newest_us, round(span.end.timestamp() * 1e6) if span.end else FOREVER)
+    start_us, end_us = _us(Span(span.start, end))
     for name, told in recorded.items():
-        spans = within(recorded_spans(told, newest_us), start_us, end_us)
+        spans = within(recorded_spans(told, end_us), start_us, end_us)
         if spans:
             found = result.instruments.setdefault(name, Instrument())
+            missed = [(gap.from_us, gap.to_us) for gap in gaps.of(stream, name)]
+            missed += [(hole.from_us, hole.to_us) for hole in found.holes if not hole.told]
+            missed.append((_us(Span(proven_until))[0], end_us))
             found.recorded_s = sum(b - a for a, b in spans) / 1e6
-            found.covered_s = covered_us(spans, [(gap.from_us, gap.to_us) for gap in gaps.of(stream, name)]) / 1e6
+            found.covered_s = covered_us(spans, missed) / 1e6
 
 
-def as_json(found: Completeness, least: float | None) -> dict[str, Any]:
-    """Return all that was found, for programs."""
-    return {
-        "complete": found.verdict(least),
-        "start": found.start and found.start.isoformat(),
-        "end": found.end and found.end.isoformat(),
-        "untold": [asdict(hole) for hole in found.untold],
-        "missing_segments": found.missing_segments,
-        "unreadable": found.unreadable,
-        "below_min_coverage": [] if least is None else [list(one) for one in found.below(least)],
-        "streams": {
-            name: {
-                "segments": stream.segments,
-                "provable": stream.provable,
-                "proven_until": stream.proven_until and stream.proven_until.isoformat(),
-                "instruments": {
-                    instrument: {
-                        "rows": one.rows, "coverage": one.coverage, "recorded_s": one.recorded_s,
-                        "covered_s": one.covered_s, "holes": [asdict(hole) for hole in one.holes],
-                    }
-                    for instrument, one in sorted(stream.instruments.items())
-                },
-            }
-            for name, stream in found.streams.items()
-        },
-    }  # fmt: skip
+def _us(span: Span) -> tuple[int, int]:
+    """Return the ends of a range in µs."""
+    start = round(span.start.timestamp() * 1e6) if span.start else 0
+    return start, round(span.end.timestamp() * 1e6) if span.end else FOREVER
 
 
-def as_lines(found: Completeness, least: float | None) -> Iterator[str]:
-    """Yield what was found, for people."""
-    for name, stream in found.streams.items():
-        if stream.kind not in ("quotes", "trades", "tickers"):
-            continue
-        rows = sum(one.rows for one in stream.instruments.values())
-        yield f"{name}: {stream.segments:,} segments, {rows:,} rows of {len(stream.instruments):,} instruments"
-        until = f"{stream.proven_until:%Y-%m-%d %H:%M:%S}" if stream.proven_until else "nothing"
-        if stream.provable:
-            told = [hole for hole in stream.holes if hole.told]
-            by_cause = Counter((hole.cause, hole.status) for hole in told)
-            causes = ", ".join(f"{count} {cause} ({status})" for (cause, status), count in sorted(by_cause.items()))
-            yield f"  proven by its numbers until {until}; holes that gap rows tell: {causes or 'none'}"
-        else:
-            yield f"  not provable: a ticker has no number; gap rows tell when some may be missing (until {until})"
-        shares = sorted(one.coverage for one in stream.instruments.values() if one.coverage is not None)
-        if shares:
-            yield f"  time outside of gap rows: least {shares[0]:.2%}, median {shares[len(shares) // 2]:.2%}"
-    yield from _first("NOT TOLD", found.missing_segments)
-    yield from _first("NOT TOLD", [_hole(hole) for hole in found.untold])
-    yield from _first("not readable", found.unreadable)
-    if least is not None:
-        below = [f"{name} {instrument}: {share:.2%}" for name, instrument, share in found.below(least)]
-        yield from _first(f"below {least:.2%}", below)
-    yield _answer(found, least)
-
-
-def _first(what: str, lines: Sequence[str]) -> Iterator[str]:
-    yield from (f"{what}: {line}" for line in islice(lines, _MOST_LINES))
-    if len(lines) > _MOST_LINES:
-        yield f"{what}: … and {len(lines) - _MOST_LINES:,} more: --json lists all"
-
-
-def _answer(found: Completeness, least: float | None) -> str:
-    verdict = found.verdict(least)
-    if verdict is None:
-        return "could not be checked: something cannot be read"
-    if verdict:
-        return "complete, or told by gap rows"
-    if found.untold or found.missing_segments:
-        return "NOT complete: something is missing that nothing tells"
-    return f"NOT complete: less than {least:.2%} of the time is covered"
-
-
-def _hole(hole: Hole) -> str:
-    between = " and ".join(
-        f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M:%S.%f}" for us in (hole.from_us, hole.to_us)
-    )
-    what = "a break in the book" if hole.first is None else f"trades {hole.first} to {hole.last}"
-    return f"{hole.stream} {hole.instrument}: {what}, between {between}"
+def _datetime(at_us: int) -> datetime:
+    return datetime.fromtimestamp(at_us / 1e6, UTC)

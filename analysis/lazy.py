@@ -5,7 +5,6 @@ from pathlib import Path
 
 import polars as pl
 from polars.io.plugins import register_io_source
-from pyarrow import fs
 
 from analysis.errors import NoTape
 from analysis.rows import Rows
@@ -25,7 +24,7 @@ def scan_tape(
     rows = Rows(planned, span, verify=verify)
     found = [_segments(rows)]
     if (parts := wanted_parts(planned, span)) and planned.archive:
-        if isinstance(planned.archive.filesystem, fs.LocalFileSystem):
+        if planned.archive.is_local:
             files = [planned.archive.part(part) for part in parts]
             found.append(pl.scan_parquet(files, hive_partitioning=False, extra_columns="ignore"))
         else:

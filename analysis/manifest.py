@@ -1,50 +1,58 @@
 """Checksums of a tape's files and the chain of its segments, to be checked anywhere, without this program.
 
-FILE is what `sha256sum -c` reads, run in DATA_DIR. FILE.chain has a line for each segment: stream, segment_id, and
-the segment_id before it, which has a line of its own.
+FILE is what `sha256sum -c` reads, run in DATA_DIR; files of an archive elsewhere have their full paths, and those of
+one in S3 are not in it. FILE.chain has a line for each segment, on the tape or in the archive: stream, segment_id,
+and the segment_id before it, which has a line of its own.
 """
 
 import hashlib
 from pathlib import Path
 
+from analysis.errors import NoTape
 from analysis.proof import broken_chain
+from analysis.tape import Tape
 from recorder.runtime.data_dir import DataDir
-from recorder.segments import archived
 from recorder.segments.archived import Damaged
-from recorder.segments.layout import sealed_files, streams
+from recorder.segments.encode import Identity
+from recorder.segments.layout import sealed_files
+from recorder.segments.manifest import ArchivedSegment
 from recorder.segments.reader import read_identity
 
-_FILES = ("*/date=*/*.arrow", "archive/*/date=*/*.parquet", "archive/manifests/*/date=*/*.json")
+_SEGMENTS = "*/date=*/*.arrow"
+_ARCHIVED = ("*/date=*/*.parquet", "manifests/*/date=*/*.json")
 
 
-def write(data_dir: DataDir, file: Path) -> int:
+def write(tape: Tape, file: Path) -> int:
     """Write both files; return how many files of the tape they name.
 
     Raises:
+        NoTape: there is an archive only.
         OSError: something cannot be read or written.
     """
-    root = data_dir.root
-    paths = _files(data_dir)
-    file.write_text("".join(f"{_sha256(path)}  {path.relative_to(root)}\n" for path in paths))
+    data_dir = _data_dir(tape)
+    named = _files(tape)
+    file.write_text("".join(f"{_sha256(data_dir.root / name)}  {name}\n" for name in named))
     chain = [
         f"{stream} {segment_id} {previous or '-'}\n"
-        for stream in sorted({*streams(data_dir), *archived.beside(data_dir).streams()})
-        for segment_id, previous in _chain(data_dir, stream).items()
+        for stream in tape.streams()
+        for segment_id, previous in _chain(tape, data_dir, stream).items()
     ]
     chain_of(file).write_text("".join(chain))
-    return len(paths)
+    return len(named)
 
 
-def verify(data_dir: DataDir, file: Path) -> list[str]:
+def verify(tape: Tape, file: Path) -> list[str]:
     """Return what is wrong with the files that a manifest names, and with its chain.
 
     Raises:
+        NoTape: there is an archive only.
         OSError: the manifest cannot be read.
         ValueError: it names nothing.
     """
+    root = _data_dir(tape).root
     wrong = []
     for sha256, name in _named(file):
-        path = data_dir.root / name
+        path = root / name
         if not path.is_file():
             wrong.append(f"{name}: missing")
         elif _sha256(path) != sha256:
@@ -58,14 +66,13 @@ def verify(data_dir: DataDir, file: Path) -> list[str]:
     return wrong
 
 
-def unnamed(data_dir: DataDir, file: Path) -> int:
+def unnamed(tape: Tape, file: Path) -> int:
     """Return how many files of a tape a manifest does not name: recorded since it was written, or put there.
 
     Raises:
-        OSError, ValueError: as `verify`.
+        NoTape, OSError, ValueError: as `verify`.
     """
-    names = {name for _, name in _named(file)}
-    return sum(str(path.relative_to(data_dir.root)) not in names for path in _files(data_dir))
+    return len(set(_files(tape)) - {name for _, name in _named(file)})
 
 
 def chain_of(file: Path) -> Path:
@@ -73,8 +80,19 @@ def chain_of(file: Path) -> Path:
     return file.with_name(file.name + ".chain")
 
 
-def _files(data_dir: DataDir) -> list[Path]:
-    return sorted(path for pattern in _FILES for path in data_dir.root.glob(pattern))
+def _data_dir(tape: Tape) -> DataDir:
+    if tape.data_dir is None:
+        raise NoTape("checksums are of files in DATA_DIR, and here is an archive alone", remedy="set DATA_DIR")
+    return tape.data_dir
+
+
+def _files(tape: Tape) -> list[str]:
+    """Return the names of what is hashed: by their paths in DATA_DIR, or in full where they lie elsewhere."""
+    root = _data_dir(tape).root
+    found = list(root.glob(_SEGMENTS))
+    if tape.archive and tape.archive.is_local:
+        found += [path for pattern in _ARCHIVED for path in Path(tape.archive.root).glob(pattern)]
+    return sorted(str(path.relative_to(root) if path.is_relative_to(root) else path) for path in found)
 
 
 def _named(file: Path) -> list[tuple[str, str]]:
@@ -85,16 +103,16 @@ def _named(file: Path) -> list[tuple[str, str]]:
     return [(sha256, name) for sha256, _, name in lines]
 
 
-def _chain(data_dir: DataDir, stream: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for manifest in archived.beside(data_dir).manifests(stream):
+def _chain(tape: Tape, data_dir: DataDir, stream: str) -> dict[str, str]:
+    known: list[ArchivedSegment | Identity] = []
+    for manifest in tape.archive.manifests(stream) if tape.archive else ():
         if not isinstance(manifest, Damaged):
-            found |= {segment.segment_id: segment.previous for segment in manifest.segments}
-    for path in sealed_files(data_dir, stream):
-        if (identity := read_identity(path)) is not None:
-            found[identity.segment_id] = identity.previous
-            if identity.salvages:  # it stands where the damaged one stood, whom others name
-                found.setdefault(identity.salvages, identity.previous)
+            known += manifest.segments
+    known += [identity for path in sealed_files(data_dir, stream) if (identity := read_identity(path)) is not None]
+    found = {one.segment_id: one.previous for one in known}
+    for one in known:
+        if one.salvages:  # it stands where the damaged one stood, whom others name
+            found.setdefault(one.salvages, one.previous)
     return found
 
 

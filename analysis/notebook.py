@@ -15,9 +15,10 @@ with app.setup:
     import marimo as mo
 
     import analysis
-    from analysis import completeness
+    from analysis import completeness, findings
     from analysis.errors import NoTape
     from analysis.queries import ready_queries
+    from analysis.settings import AnalysisSettings, archive_of
     from analysis.span import Span
     from analysis.tape import Tape
     from recorder.runtime import settings
@@ -61,12 +62,13 @@ def _():
 
 @app.cell
 def _():
-    data_dir = settings.load(settings.CommonSettings, {}, os.environ).data_dir
+    _settings = settings.load(AnalysisSettings, {}, os.environ)
+    data_dir, archive = _settings.data_dir, archive_of(_settings)
     try:
-        con = analysis.open(data_dir)
+        con = analysis.open(data_dir, archive=archive)
     except NoTape as no_tape:
         mo.stop(True, mo.callout(mo.md(f"{no_tape}. Then run this cell again."), kind="warn"))
-    return con, data_dir
+    return archive, con, data_dir
 
 
 @app.cell
@@ -362,10 +364,10 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _(data_dir, how_far, newest):
+def _(archive, data_dir, how_far, newest):
     mo.stop(newest is None, mo.md("*Nothing to check yet.*"))
-    _found = completeness.check(Tape.at(data_dir), Span(how_far.value and newest - how_far.value))
-    _lines = html.escape("\n".join(completeness.as_lines(_found, None)))
+    _found = completeness.check(Tape.at(data_dir, archive), Span(how_far.value and newest - how_far.value))
+    _lines = html.escape("\n".join(findings.as_lines(_found, None)))
     mo.Html(f"<pre style='white-space: pre-wrap; font-size: 0.8rem'>{_lines}</pre>")
     return
 

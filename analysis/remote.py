@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
-from pyarrow import fs
 
 from analysis.errors import BadQuery, NoCluster, NoTape
 from analysis.queries import ready_queries
@@ -211,7 +210,7 @@ def _name(archive: Archived, part: str) -> str:
 
     Hadoop knows S3 as `s3a` alone, and takes a path without a scheme for one of its own file system.
     """
-    scheme = "file" if isinstance(archive.filesystem, fs.LocalFileSystem) else "s3a"
+    scheme = "file" if archive.is_local else "s3a"
     return f"{scheme}://{archive.root}/{part}"
 
 

@@ -95,7 +95,8 @@ class Rows(ds.Dataset):  # type: ignore[misc] # pyarrow is untyped
         yield from chain.from_iterable(_in_turn(self._chosen.paths, wanted, verify=self._verify))
 
     def _choose(self) -> Choice:
-        known = {segment.segment_id for manifest in self._plan.manifests for segment in manifest.segments}
+        segments = [segment for manifest in self._plan.manifests for segment in manifest.segments]
+        known = {one for segment in segments for one in (segment.segment_id, segment.salvages) if one}
         choice = choose_sealed(self._files, self._plan.stream, archived=known)
         for file in choice.left_out:
             log.warning("left out %s", file)

@@ -9,7 +9,6 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pyarrow import fs
 
 from analysis.errors import NoTape
 from analysis.queries import ready_queries
@@ -159,7 +158,7 @@ def _archived(
     """Return rows of an archive: of a folder as DuckDB itself reads Parquet, which is the fastest way."""
     archive = planned.archive
     assert archive is not None
-    if isinstance(archive.filesystem, fs.LocalFileSystem):
+    if archive.is_local:
         rows = connection.read_parquet([archive.part(part) for part in parts], hive_partitioning=False)
     else:  # DuckDB would have to download an extension
         rows = connection.from_arrow(archived_rows(archive, parts, planned.stream))

@@ -35,8 +35,8 @@ from recorder.segments.manifest import ArchivedSegment, Manifest
 from recorder.segments.reader import read_segment
 
 _LEDGER = "SELECT segment_id::text, segment, stream, name, rows, first_received_at, crc32 FROM loaded_segments"
-_PARTED = "SELECT salvages::text, name FROM loaded_segments WHERE salvages IS NOT NULL"
 _SALVAGED = "SELECT segment_id::text, salvages::text FROM salvaged_segments"
+_OF_ROOTS = "SELECT salvages::text, segment_id::text FROM loaded_segments WHERE salvages IS NOT NULL"
 _ROW_BY_ROW = "this server's checksums are not as they are computed here: every segment was compared row by row"
 _NO_ENTRY = "not in the database's ledger"
 _OWN = "rows without a segment's number: no loader wrote them, and none removes them"
@@ -111,7 +111,7 @@ class Audit:
         self._hashed = True
         self._ledger: dict[str, Entry] = {}
         self._salvages: dict[str, str] = {}
-        self._parted: dict[str, str] = {}  # a damaged one -> the file of what was salvaged of it and loaded
+        self._of_roots: dict[str, str] = {}  # by a damaged segment's id, the salvage of it that was loaded
         self._sums: dict[str, dict[int | None, Sum]] = {}  # stream -> segment number -> its rows
         self._since: dict[str, datetime | None] = {}  # stream -> before when retention has dropped rows
         self._seen: set[str] = set()
@@ -166,7 +166,7 @@ class Audit:
             for row in self._connection.execute(_LEDGER):
                 self._ledger[row[0]] = Entry(*row)
             self._salvages = dict(self._connection.execute(_SALVAGED).fetchall())
-            self._parted = dict(self._connection.execute(_PARTED).fetchall())
+            self._of_roots = dict(self._connection.execute(_OF_ROOTS).fetchall())
             for stream in sorted({entry.stream for entry in self._ledger.values()}):
                 self._stop.check()
                 check_table(self._connection, stream, self._schema)
@@ -186,8 +186,8 @@ class Audit:
         if held_as is None:
             return Finding(stream, name, Verdict.MISSING, checked.rows, detail=f"{_NO_ENTRY}: run load")
         # What was salvaged is less than what was loaded before the damage: the database may have more.
-        salvaged = held_as != identity.segment_id
-        return self._compare(self._ledger[held_as], name, checked.table, checked.crc32, salvaged=salvaged)
+        entry, other = self._ledger[held_as], held_as != identity.segment_id
+        return self._compare(entry, name, checked.table, checked.crc32, other=other, salvages=identity.salvages)
 
     def _of_archive(self, archive: Archive) -> Iterator[Finding]:
         try:
@@ -224,18 +224,19 @@ class Audit:
             if archived.segment_id in left:
                 entry = left[archived.segment_id]
                 # Of another state of it, loaded or archived before a power loss, either may have more.
-                salvaged = entry.segment_id != archived.segment_id or entry.crc32 != archived.crc32
-                yield self._compare(entry, archived.name, table, archived.crc32, salvaged=salvaged)
+                other = entry.segment_id != archived.segment_id or entry.crc32 != archived.crc32
+                yield self._compare(
+                    entry, archived.name, table, archived.crc32, other=other, salvages=archived.salvages
+                )
 
     def _lacking(self, stream: str, archived: ArchivedSegment) -> Finding | None:
         """Judge a segment that is archived and not in the ledger."""
         name, rows = archived.name, archived.rows
         if self._schema:
             return None  # of a replay, which has what was asked for
-        if part := self._parted.get(archived.segment_id):
-            return Finding(
-                stream, name, Verdict.DIFFERENT, rows, detail=f"only what was salvaged of it is there: {part}"
-            )
+        if part := self._of_roots.get(archived.segment_id):
+            detail = f"only what was salvaged of it is there: {self._ledger[part].name}"
+            return Finding(stream, name, Verdict.DIFFERENT, rows, detail=detail)
         if archived.segment_id not in self._seen and os.access(self._data_dir.root / name, os.F_OK):
             return None  # sealed since the tape was listed: left for the next audit
         return Finding(stream, name, Verdict.MISSING, rows, detail=f"{_NO_ENTRY}, but archived: run replay")
@@ -245,7 +246,9 @@ class Audit:
             self._since[stream] = retention_of(self._connection, stream)
         return self._since[stream]
 
-    def _compare(self, entry: Entry, name: str, table: pa.Table, crc32: str, *, salvaged: bool) -> Finding:
+    def _compare(
+        self, entry: Entry, name: str, table: pa.Table, crc32: str, *, other: bool, salvages: str
+    ) -> Finding:
         """Compare a segment's rows with those of an entry, and repair these if that is asked for.
 
         Args:
@@ -253,7 +256,8 @@ class Audit:
             name: of the segment.
             table: all its rows.
             crc32: what its last commit states.
-            salvaged: the entry may have more than the segment.
+            other: the entry is of another segment, or of another state of it, and may have more.
+            salvages: the damaged segment that this one was salvaged of; "" if it was not.
         """
         self._seen.add(entry.segment_id)
         stream, there = entry.stream, self._there(entry)
@@ -263,6 +267,8 @@ class Audit:
         dropped = whole - table.num_rows
         if dropped and not table.num_rows and not there.rows:
             return Finding(stream, name, Verdict.DROPPED, dropped_rows=dropped)
+        # Another salvage of the same segment may have added rows, too.
+        salvaged = other or (bool(salvages) and entry.rows > whole)
         detail = "" if self._same(entry, table, there) else self._differs(entry, table, there, salvaged=salvaged)
         verdict, rows = Verdict.DIFFERENT if detail else Verdict.EQUAL, there.rows
         if detail and self._repairs:
@@ -285,7 +291,7 @@ class Audit:
             if not followed or followed in self._ledger:
                 break
             followed = self._salvages.get(followed)
-        return followed if followed in self._ledger else None
+        return followed if followed in self._ledger else self._of_roots.get(salvages)
 
     def _there(self, entry: Entry) -> Sum:
         return self._sums[entry.stream].get(entry.number, nothing(hashed=self._hashed))

@@ -63,18 +63,19 @@ def load(
                     connect=database.connect,
                     wanted=wanted,
                     target=target,
+                    archive=archive,
                 )
                 log.info(
                     "database.ready", url=database.shown, kind=loader.capabilities.kind, why=loader.capabilities.why
                 )
                 tally.away, inbox = "", loader.inbox
-                loader.expect(archive)
+                loader.expect()
                 for _ in _hints(data_dir, stop, once=once):
                     loader.load_new()
                     backoff.reset()
                     away_since = None
                 if once:
-                    loader.finish(archive)
+                    loader.finish()
             if once:
                 return tally
         except Stopped:

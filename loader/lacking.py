@@ -74,11 +74,10 @@ def lacking(
 
 
 def _settled(connection: Connection, segments: Collection[ArchivedSegment]) -> set[str]:
-    """Return the ids of those that are in the database, if only as what was salvaged of them, or they of it."""
-    ids = [one.segment_id for one in segments]
-    known = ledger.known_ids(connection, [*ids, *(one.salvages for one in segments if one.salvages)])
-    parted = ledger.salvaged_of(connection, ids)
-    return {one.segment_id for one in segments if {one.segment_id, one.salvages} & known or one.segment_id in parted}
+    """Return the ids of those that are in the database, if only as what was salvaged of them, or they were of."""
+    ids = [*(one.segment_id for one in segments), *(one.salvages for one in segments if one.salvages)]
+    known = ledger.known_ids(connection, ids) | ledger.salvaged_of(connection, ids)
+    return {one.segment_id for one in segments if {one.segment_id, one.salvages} & known}
 
 
 def is_dropped(archived: ArchivedSegment, since: datetime | None) -> bool:

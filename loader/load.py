@@ -84,6 +84,7 @@ class Loader:
         connect: Connect | None = None,
         wanted: Wanted | None = None,
         target: Target | None = None,
+        archive: Archive | None = None,
     ) -> None:
         """Find out what server this is, and bring its schema up to date.
 
@@ -95,6 +96,7 @@ class Loader:
             connect: makes the connections of a backlog; None for none.
             wanted: which segments; None for all.
             target: where rows go; None for the ordinary.
+            archive: `finish` loads what only that has; None for none.
 
         Raises:
             DatabaseUnfit: it cannot take the tape.
@@ -106,6 +108,9 @@ class Loader:
         self._stop = stop
         self._tally = tally
         self._wanted = wanted or Wanted()
+        self._archive = archive
+        # What was salvaged waits for the archive, which may have the whole.
+        self._put_off: dict[Candidate, Identity | None] = {}
         # After a reconnect the ledger is asked anew, and this run's own segments are found there.
         tally.skipped = -tally.segments
         target = target or Target()
@@ -124,16 +129,16 @@ class Loader:
         self._folders: list[str] = []
         self._archived_bytes = 0  # of what is to come from the archive
 
-    def expect(self, archive: Archive | None) -> None:
+    def expect(self) -> None:
         """Count what only the archive has and `finish` will load, so that from the start all that is to be is told.
 
         That an archive is away is told when it is needed.
         """
-        if archive is None:
+        if self._archive is None:
             return
         on_tape = {one.name for one in self.inbox.unsettled()}
         with contextlib.suppress(ArchiveAway):
-            parts = lacking(self._connection, archive, on_tape, wanted=self._wanted)
+            parts = lacking(self._connection, self._archive, on_tape, wanted=self._wanted)
             self._archived_bytes = sum(one.size_bytes for part in parts for one in part.segments)
 
     def load_new(self) -> int:
@@ -152,17 +157,14 @@ class Loader:
         self._tally.waiting = {one.name: one for one in listed}
         self._tally.done_bytes = 0
         self._tally.listed_bytes = sum(one.size_bytes for one in listed) + self._archived_bytes
+        self._put_off = {}
         for chunk in in_chunks(listed, CHUNK):
             fresh = self._not_in_ledger(chunk)
-            _make_durable(fresh)
-            numbers = ledger.take_numbers(self._connection, len(fresh)) if fresh else []
-            files = [
-                Numbered(candidate, number, salvage=bool(identity and identity.salvages))
-                for (candidate, identity), number in zip(fresh.items(), numbers, strict=True)
-            ]
-            groups = in_groups(files)
-            with closing(read_ahead(groups, self._prepare)) as prepared:
-                self._send(prepared, backlog=len(groups) >= BACKLOG_GROUPS)
+            if self._archive:
+                salvages = {one: identity for one, identity in fresh.items() if identity and identity.salvages}
+                self._put_off |= salvages
+                fresh = {one: identity for one, identity in fresh.items() if one not in salvages}
+            self._load_files(fresh)
         self._sender.refresh_bars()
         segments, rows = self._tally.segments - before[0], self._tally.rows - before[1]
         if segments >= MANY_SEGMENTS:
@@ -172,14 +174,28 @@ class Loader:
             )
         return segments
 
-    def finish(self, archive: Archive | None = None) -> None:
+    def finish(self) -> None:
         """Once nothing more is to come of the tape: load what only the archive has, and put the database in order."""
-        if archive:
-            self._load_archived(archive)
+        if self._archive:
+            self._load_archived(self._archive)
+            self._load_files(self._put_off)
+            self._sender.refresh_bars()
         self._sender.compress_again()
 
+    def _load_files(self, fresh: dict[Candidate, Identity | None]) -> None:
+        """Load what is not in the ledger, by who each file claims to be."""
+        _make_durable(fresh)
+        numbers = ledger.take_numbers(self._connection, len(fresh)) if fresh else []
+        files = [
+            Numbered(candidate, number, salvage=bool(identity and identity.salvages))
+            for (candidate, identity), number in zip(fresh.items(), numbers, strict=True)
+        ]
+        groups = in_groups(files)
+        with closing(read_ahead(groups, self._prepare)) as prepared:
+            self._send(prepared, backlog=len(groups) >= BACKLOG_GROUPS)
+
     def _load_archived(self, archive: Archive) -> None:
-        """Load what the archive has and the ledger lacks, part by part; what the tape has is loaded before.
+        """Load what the archive has and the ledger lacks, part by part; what the tape has whole is loaded before.
 
         Raises:
             ArchiveAway: the archive cannot be used just now.
@@ -196,7 +212,6 @@ class Loader:
                 self._send(prepared, backlog=manifest.rows > from_archive.GROUP_ROWS * BACKLOG_GROUPS)
             except ArchiveDamaged as exc:
                 self._refuse_part(manifest.part_name, exc.what)
-        self._sender.refresh_bars()
 
     def _lacking(self, manifest: Manifest) -> dict[str, int]:
         """Return the wanted segments of a part that the ledger lacks, each with a number for it."""

@@ -25,6 +25,11 @@ from loader.transaction import MOST_ROLLBACKS
 # The ledger row is held first: nobody else repairs the segment meanwhile.
 _HOLD = "SELECT segment FROM loaded_segments WHERE segment_id = %s FOR UPDATE"
 _KEEP = "UPDATE loaded_segments SET rows = %s, crc32 = %s WHERE segment_id = %s AND (rows, crc32) <> (%s, %s)"
+# One salvage of a segment may have rows that the one under whose number they come never had.
+_GROW = sql.SQL(
+    "UPDATE loaded_segments SET rows = greatest(rows, (SELECT count(*) FROM {} WHERE {}))"
+    " WHERE segment_id = %s AND salvages IS NOT NULL"
+)
 # A row that is changed in the columnstore is unpacked with all the others of its batch; 100,000 are the most else.
 _UNPACK_ALL = """
 SELECT set_config(name, '0', true) FROM pg_settings
@@ -121,6 +126,9 @@ class Repair:
             )
         ).rowcount
         self._check_nothing_lacks(entry, table)
+        self._connection.execute(
+            _GROW.format(sql.Identifier(entry.stream), rows_of(entry.number)), [entry.segment_id]
+        )
         return added
 
     def _remove_foreign(self, stream: str, numbers: Sequence[int]) -> int:

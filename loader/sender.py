@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from loader.errors import SegmentRefused
 from loader.postgres import columnstore, policies
@@ -20,6 +20,10 @@ from loader.stop import Stop
 from loader.transaction import Apart, load_group
 from recorder.runtime.logging import get_logger
 from recorder.runtime.memory import release_unused
+
+# Bars are looked after this often though no old rows came: another loader's replay may have been interrupted, rows
+# repaired, or a refresh refused.
+BARS_EVERY_S = 3600.0
 
 log = get_logger("loader")
 
@@ -68,11 +72,10 @@ class Sender:
         self._stop = stop
         self._compress = target.direct_compress and capabilities.direct_compress
         self._checked_streams: set[str] = set()
-        # By stream, the times of what was loaded since bars were refreshed, and of what went in unordered.
-        self._loaded: dict[str, Times] = {}
+        # By the monotonic clock. The first pass does it: one that was killed may have left bars of what it loaded.
+        self._bars_due_s = 0.0
+        # By stream, the times of what went in unordered.
         self._unordered: dict[str, Times] = {}
-        if target.retention_days and capabilities.kind == "plain":
-            log.warning("retention.impossible", reason="it needs TimescaleDB: rows stay until somebody deletes them")
 
     def send(self, prepared: Iterable[Prepared], *, backlog: bool) -> Generator[tuple[Prepared, Outcome], None, None]:
         """Load groups; yield each with what became of it, in their order.
@@ -115,11 +118,10 @@ class Sender:
         return Outcome(way)
 
     def refresh_bars(self) -> None:
-        """Bring bars up to date with what was loaded of times that the policies do not look back to."""
-        times, self._loaded = self._loaded, {}
-        if self._capabilities.kind == "timescale":
-            for stream, (first, last) in sorted(times.items()):
-                policies.refresh_bars(self._connection, stream, first, last)
+        """Bring bars up to date where the policies do not look back to, if rows came there or it is time again."""
+        if self._capabilities.kind == "timescale" and time.monotonic() >= self._bars_due_s:
+            policies.refresh_bars(self._connection, self._stop)
+            self._bars_due_s = time.monotonic() + BARS_EVERY_S
 
     def compress_again(self) -> None:
         """Put in order what went into the columnstore directly, where nothing more is to come: see columnstore."""
@@ -138,10 +140,20 @@ class Sender:
                 if market:
                     migrate(self._connection, self._capabilities.kind, market)
                 check_table(self._connection, stream, self._target.schema)
-                if market and self._target.retention_days and self._capabilities.kind == "timescale":
-                    policies.set_retention(self._connection, stream, self._target.retention_days)
+                if market and self._target.retention_days:
+                    self._set_retention(stream, self._target.retention_days)
                 self._checked_streams.add(stream)
             yield item
+
+    def _set_retention(self, stream: str, days: float) -> None:
+        # The server's kind is not the table's: one that was made before the extension stays as it is.
+        if self._capabilities.kind == "timescale" and policies.is_hypertable(self._connection, stream):
+            policies.set_retention(self._connection, stream, days)
+        else:
+            log.warning(
+                "retention.impossible",
+                stream=stream, reason="its table is none of TimescaleDB's: rows stay until somebody deletes them",
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def _line(self) -> Iterator[Connection]:
@@ -153,6 +165,8 @@ class Sender:
     def _note(self, group: Group | None, way: Way | None) -> None:
         if group is None or way is None or group.times is None:
             return
-        for known in (self._loaded,) if way == Way.ROWSTORE else (self._loaded, self._unordered):
-            first, last = known.get(group.stream, group.times)
-            known[group.stream] = (min(first, group.times[0]), max(last, group.times[1]))
+        if group.times[0] < datetime.now(UTC) - policies.LEFT_TO_POLICIES:
+            self._bars_due_s = 0.0
+        if way != Way.ROWSTORE:
+            first, last = self._unordered.get(group.stream, group.times)
+            self._unordered[group.stream] = (min(first, group.times[0]), max(last, group.times[1]))

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from recorder.runtime.settings import Port, ServiceSettings
+from recorder.runtime.settings import ArchiveUrl, Port, ServiceSettings
 
 
 class LoaderSettings(ServiceSettings, frozen=True, kw_only=True):
@@ -27,13 +27,7 @@ class LoaderSettings(ServiceSettings, frozen=True, kw_only=True):
         Meta(description="drop rows from TimescaleDB that are older; unset: as the database has it"),
     ] = None
     loader_metrics_port: Annotated[Port | None, Meta(description="their port, or off")] = None
-    archive_url: Annotated[
-        str | None,
-        Meta(
-            description="the Parquet archive: a folder, or s3://bucket/prefix (with AWS_* in the environment); unset:"
-            " DATA_DIR/archive; off: none"
-        ),
-    ] = ""
+    archive_url: ArchiveUrl = ""
     archive_compression: Annotated[
         Literal["zstd", "snappy"], Meta(description="compression of the Parquet archive")
     ] = "zstd"

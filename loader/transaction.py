@@ -62,16 +62,18 @@ def load_group(connection: Connection, group: Group, stop: Stop, *, compress: bo
 
 def _load(connection: Connection, group: Group, stop: Stop, *, compress: bool) -> Way | None:
     with connection.transaction():
-        if len(group.segments) == 1:
-            if _salvaged(connection, group):
-                return None
-        elif ledger.salvaged_by(connection, [segment.identity.segment_id for segment in group.segments]):
-            raise Apart("a part of one of its segments was salvaged")
+        if any(segment.identity.salvages for segment in group.segments) and _is_there(connection, group):
+            return None
         inserted = ledger.insert(connection, group.segments)
         if inserted != len(group.segments):
             if len(group.segments) > 1:
                 raise Apart("some of its segments are there, or came from another loader meanwhile")
             return None
+        # Now, for who loads a salvage has held the ledger up to here, and is seen.
+        if parts := ledger.salvaged_by(connection, [segment.identity.segment_id for segment in group.segments]):
+            if len(group.segments) > 1:
+                raise Apart("a part of one of its segments was salvaged")
+            raise SegmentRefused(f"a part of it was salvaged and loaded already, as {parts[0]}")
         way = Way.ROWSTORE
         if compress:
             way = columnstore.way_of(
@@ -88,17 +90,21 @@ def _load(connection: Connection, group: Group, stop: Stop, *, compress: bool) -
     return way
 
 
-def _salvaged(connection: Connection, group: Group) -> bool:
-    """Return whether the rows of the one segment of a group are there under the id that it salvages."""
+def _is_there(connection: Connection, group: Group) -> bool:
+    """Return whether a salvage's rows are there under another id; if not, nobody brings them before it is committed.
+
+    A segment and its salvages have no key in common on which one loader would wait for the other.
+    """
+    if len(group.segments) > 1:
+        raise Apart("one of its segments was salvaged of another")
     (segment,) = group.segments
-    identity = segment.identity
-    if identity.salvages and ledger.known_ids(connection, [identity.salvages]):
-        ledger.note_salvage(connection, segment.candidate, identity)
-        _forgive(connection, group)
-        return True
-    if parts := ledger.salvaged_by(connection, [identity.segment_id]):
-        raise SegmentRefused(f"a part of it was salvaged and loaded already, as {parts[0]}")
-    return False
+    ledger.hold(connection)
+    holder = ledger.holder(connection, segment.identity)
+    if holder is None:
+        return False
+    ledger.note_salvage(connection, segment.candidate, segment.identity.segment_id, holder)
+    _forgive(connection, group)
+    return True
 
 
 def _forgive(connection: Connection, group: Group) -> None:

@@ -145,7 +145,7 @@ class Intake:
                 # Whoever would have brought what lies between is gone: tell it, and go on from here.
                 lane.missed_one(
                     instrument,
-                    since_us=newest_ms * US_PER_MS,
+                    since_us=min(newest_ms * US_PER_MS, received_us),
                     now_us=received_us,
                     ids=(newest_id + 1, last_missing),
                 )
@@ -312,6 +312,7 @@ class Intake:
         """Open a gap for one book, unless another connection carries it; a new snapshot ends it.
 
         What is missing may have been made at any time after the book's own last change, whatever else came since.
+        By a clock that is behind the exchange's that lies in the future, where no gap begins.
         """
         now_us = self._now_us()
         _, newest_ms = self._chain.get(instrument, (-1, now_us // US_PER_MS))
@@ -319,7 +320,7 @@ class Intake:
             connection,
             instrument,
             "sequence_break",
-            since_us=newest_ms * US_PER_MS,
+            since_us=min(newest_ms * US_PER_MS, now_us),
             now_us=now_us,
             first_missing=first_missing,
             last_missing=last_missing,

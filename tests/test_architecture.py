@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from analysis.cli import main as analysis_main
+from analysis.settings import AnalysisSettings
 from loader.settings import LoaderSettings
 from recorder.runtime.settings import KNOWN_NAMES, CommonSettings
 from recorder.settings import RecorderSettings, StatusSettings
@@ -73,7 +74,7 @@ def test_env_example_is_the_list_of_settings() -> None:
     example = set(re.findall(r"^#?([A-Z][A-Z_]+)=", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
     declared = {
         field.name.upper()
-        for settings in (CommonSettings, RecorderSettings, LoaderSettings, StatusSettings)
+        for settings in (CommonSettings, RecorderSettings, LoaderSettings, StatusSettings, AnalysisSettings)
         for field in msgspec.structs.fields(settings)
     }
     compose = {"DB_PASSWORD", "GRAFANA_PASSWORD", "CONTAINER_USER"}
@@ -85,7 +86,7 @@ def test_env_example_is_the_list_of_settings() -> None:
 def test_defaults_in_env_example_are_those_of_the_programs() -> None:
     """What `.env.example` shows as a default is one."""
     shown = dict(re.findall(r"^#([A-Z][A-Z_]+)=(.+)$", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
-    for settings in (CommonSettings, RecorderSettings, LoaderSettings, StatusSettings):
+    for settings in (CommonSettings, RecorderSettings, LoaderSettings, StatusSettings, AnalysisSettings):
         for field in msgspec.structs.fields(settings):
             default = "off" if field.default is None else field.default
             text = shown.get(field.name.upper(), "")

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.archive.part import same_rows
-from loader.archive.place import Bucket, Folder, place
 from loader.archive.plan import Choice, Known, date_of, in_parts, is_finished, name_part
 from loader.archive.read import overlaps
 from loader.prepare import by_instrument, instrument_order
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.errors import SettingsError
+from recorder.segments.archive_url import Bucket, Folder, place
 from recorder.segments.encode import Identity
 from recorder.segments.manifest import ArchivedSegment, BadManifest, Manifest, decode, encode
 

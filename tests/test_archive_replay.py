@@ -158,6 +158,39 @@ def test_what_was_salvaged_is_not_loaded_beside_the_whole(tape: Path, database: 
     assert all_rows(database) == rows
 
 
+def test_a_whole_segment_of_the_archive_is_loaded_instead_of_its_salvage(tape: Path, database: str) -> None:
+    """It rotted on the tape after it was archived; audit then finds nothing amiss, and nothing more is to be done."""
+    load_once(tape, database)
+    rows = all_rows(database)
+    query(database, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    archive(tape)
+    rotten = min((tape / STREAMS[0]).rglob("*.arrow"))
+    salvage_of(rotten, rotten.with_name(rotten.name.replace("000001", "000009")))
+    rotten.unlink()
+    replay = run_loader("replay", root=tape, url=database)
+
+    assert replay.out == "loaded 9 segments (1,080 rows), skipped 9 segments already there, refused 0\n"
+    assert replay.popen.returncode == 0, replay.err
+    assert all_rows(database) == rows
+    assert run_loader("audit", root=tape, url=database).popen.returncode == 0
+    again = run_loader("replay", root=tape, url=database)
+    assert again.out == "loaded 0 segments (0 rows), skipped 18 segments already there, refused 0\n"
+
+
+def test_a_salvage_is_loaded_where_the_archive_fails(tape: Path, database: str) -> None:
+    """The part that holds the whole is damaged, too: what the tape has of it comes in."""
+    archive(tape)
+    rotten = min((tape / STREAMS[0]).rglob("*.arrow"))
+    salvage_of(rotten, rotten.with_name(rotten.name.replace("000001", "000009")))
+    rotten.unlink()
+    flip_a_bit(next(part for part in parts(tape) if STREAMS[0] in str(part)))
+    replay = run_loader("replay", root=tape, url=database)
+
+    assert replay.popen.returncode == 6
+    assert replay.out.startswith("loaded 9 segments (1,020 rows)"), replay.out + replay.err
+    assert query(database, f"SELECT count(*) FROM {STREAMS[0]}") == [(300,)]
+
+
 def test_a_replay_from_s3(tape: Path, bucket: LoaderSettings, database: str) -> None:
     """The same from an S3 server, through one that refuses what B2 refuses."""
     store = open_store(bucket, lambda: None)

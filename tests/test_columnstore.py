@@ -1,6 +1,7 @@
 """How rows get into TimescaleDB's columnstore, and that every order of loading answers rightly."""
 
 import shutil
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -46,7 +47,13 @@ SELECT instrument, max("timestamp"), (
 )
 def test_the_way_rows_go_in(table: Order | None, chunks: list[Chunk], rows: int, way: Way) -> None:
     """Few of an instrument, and late ones, as rows; others in runs that the server need not sort, if they fit."""
-    assert choose_way(table, chunks, rows=rows, instruments=10) == way
+    assert choose_way(table, chunks, rows=rows, instruments=10, running=False) == way
+
+
+@pytest.mark.parametrize("chunks", [[], [Chunk(["COMPRESSED", "UNORDERED"], OURS)]])
+def test_what_more_is_to_come_for_goes_in_as_rows(chunks: list[Chunk]) -> None:
+    """However many rows they are: nothing would put them in order before their chunk ends."""
+    assert choose_way(OURS, chunks, rows=10**6, instruments=10, running=True) == Way.ROWSTORE
 
 
 def trades(root: Path, count: int, *, from_s: float = 0.0, recorder: str = "test") -> None:
@@ -80,6 +87,48 @@ def test_a_backlog_goes_into_the_columnstore_and_is_put_in_order(
     load_once(tmp_path, timescale_database)
 
     assert statuses(timescale_database, TRADES) == [["COMPRESSED"]]
+    assert same_rows(tmp_path, timescale_database, TRADES)
+
+
+def test_a_live_tail_goes_in_as_rows_however_busy_it_is(tmp_path: Path, timescale_database: str) -> None:
+    """Also after an outage of some minutes; what is older goes into the columnstore beside it."""
+    now_us = int(time.time() * US_PER_SEC)
+    for age_s in (0, 600):
+        start_us = now_us - age_s * US_PER_SEC
+        record(tmp_path, [{QUOTES: make_rows(QUOTES, 6000, start_us=start_us)}], recorder=f"r{age_s}")
+        load_once(tmp_path, timescale_database)
+        assert {tuple(status) for status in statuses(timescale_database, QUOTES)} == {()}
+    day_before = now_us - 86400 * US_PER_SEC
+    record(tmp_path, [{QUOTES: make_rows(QUOTES, 6000, start_us=day_before)}], recorder="before")
+    load_once(tmp_path, timescale_database)
+    found = statuses(timescale_database, QUOTES)
+
+    assert sum("COMPRESSED" in status for status in found) == 1
+    assert [] in found
+
+
+@pytest.mark.parametrize(("as_rows", "runs"), [(0, 1), (30, 2)])
+def test_what_a_backlog_left_while_following_is_put_in_order_by_the_policy(
+    tmp_path: Path, timescale_database: str, monkeypatch: pytest.MonkeyPatch, as_rows: int, runs: int
+) -> None:
+    """All of it at its next run; at the one after it where rows came into the chunk as well."""
+    jobs = "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'policy_compression'"
+    monkeypatch.setattr("loader.load.Loader.finish", lambda *_: None)  # a loader that follows never gets there
+    trades(tmp_path, 3, from_s=-30 * 86400)
+    load_once(tmp_path, timescale_database)
+    (job,) = query(timescale_database, f"{jobs} AND hypertable_name = '{TRADES}'")[0]
+    query(timescale_database, "SELECT alter_job(%s, scheduled => false)", job)
+    trades(tmp_path, 6000)
+    trades(tmp_path, 6000, from_s=8 * 86400)
+    load_once(tmp_path, timescale_database)
+    if as_rows:
+        trades(tmp_path, as_rows, from_s=8 * 86400 + 1, recorder="late")
+        load_once(tmp_path, timescale_database)
+    assert ["COMPRESSED", "UNORDERED"] in [status[:2] for status in statuses(timescale_database, TRADES)]
+    for _ in range(runs):
+        query(timescale_database, "CALL run_job(%s)", job)
+
+    assert {tuple(status) for status in statuses(timescale_database, TRADES)} == {("COMPRESSED",)}
     assert same_rows(tmp_path, timescale_database, TRADES)
 
 
@@ -118,10 +167,16 @@ def test_a_table_in_another_order_is_sorted_by_the_server(tmp_path: Path, timesc
 
 def test_direct_compress_can_be_turned_off(tmp_path: Path, timescale_database: str) -> None:
     """All goes in as rows then, and the policy compresses it."""
+    trades(tmp_path, 3, from_s=-30 * 86400)
+    load_once(tmp_path, timescale_database)
+    query(timescale_database, f"CALL remove_columnstore_policy('{TRADES}')")  # it would be there any moment
     trades(tmp_path, 1200)
     load_once(tmp_path, timescale_database, target=Target(direct_compress=False))
 
-    assert statuses(timescale_database, TRADES) == [[]]
+    assert [] in statuses(timescale_database, TRADES)
+    trades(tmp_path, 1200, from_s=30 * 86400)
+    load_once(tmp_path, timescale_database)
+    assert ["COMPRESSED"] in statuses(timescale_database, TRADES)
 
 
 def test_bars_are_there_on_both_kinds_of_server(tmp_path: Path, any_database: str) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 
 from analysis.proof import Gap, Gaps, covered_us, recorded_spans, union
 from recorder.runtime.data_dir import DataDir
-from recorder.segments.layout import sealed_files
+from recorder.segments.layout import live_files, sealed_files
 from recorder.segments.schemas import Row
 from recorder.segments.tape import Tape
 from tests.fix_archive import archive, flip_a_bit
@@ -22,6 +23,7 @@ from tests.segment_tools import NOON_US, batches, tape_in
 QUOTES, TRADES = "eth_option_quotes", "eth_option_trades"
 S = 1_000_000
 Answer = tuple[int, dict[str, Any]]
+Rows = dict[str, list[Row]]
 
 
 def quote(at_s: float, change_id: int, prev: int | None, name: str = "A") -> Row:
@@ -57,10 +59,15 @@ def option(at_s: float, *, recorded: bool, name: str = "A") -> Row:
     return (at_us, name, at_us, *[None] * 12, "open", recorded)
 
 
-def write(tape: Tape, **rows: list[Row]) -> None:
-    """Write one segment a stream."""
-    assert tape.write_round(batches(**rows), now_us=NOON_US).failure is None
+def write(tape: Tape, at_s: float = 0, /, **rows: list[Row]) -> None:
+    """Write one segment a stream, as of so many seconds after noon."""
+    assert tape.write_round(batches(**rows), now_us=NOON_US + round(at_s * S)).failure is None
     tape.seal_all()
+
+
+def clock(second: float) -> str:
+    """Return a time after noon as an argument."""
+    return datetime.fromtimestamp((NOON_US + second * S) / 1e6, UTC).isoformat()
 
 
 def completeness(root: Path, *arguments: str) -> Answer:
@@ -119,8 +126,8 @@ def test_a_missing_segment_is_named(data_dir: DataDir) -> None:
 @pytest.mark.parametrize("told", [False, True])
 def test_a_break_in_a_book_is_told_or_named(tape: Tape, data_dir: DataDir, told: bool) -> None:
     """A change that begins after the last one ended, and a snapshot out of nowhere."""
-    rows = {"data_gaps": [gap(QUOTES, "lost", 31, 39)]} if told else {}
-    write(tape, eth_option_quotes=[quote(40, 9, 8)], **rows)
+    rows: Rows = {"data_gaps": [gap(QUOTES, "lost", 31, 39)]} if told else {}
+    write(tape, 0, eth_option_quotes=[quote(40, 9, 8)], **rows)
     code, found = completeness(data_dir.root)
     assert (code, len(found["untold"])) == ((0, 0) if told else (1, 1))
     assert [hole["cause"] for hole in found["streams"][QUOTES]["instruments"]["A"]["holes"]] == ["disconnect" * told]
@@ -207,12 +214,13 @@ def test_people_are_told_the_same(tape: Tape, data_dir: DataDir) -> None:
     """What is whole, what was missed and why, what nothing tells, and each answer in one line."""
     assert told(data_dir.root) == [
         f"{QUOTES}: 3 segments, 6 rows of 1 instruments",
-        "  proven by its numbers until 2025-11-22 12:00:30; holes that gap rows tell: none",
+        "  proven by its numbers until 2025-11-22 12:00:30",
+        "  holes that gap rows tell: none",
         "  time outside of gap rows: least 100.00%, median 100.00%",
         "complete, or told by gap rows",
     ]
     write(tape, eth_option_quotes=[quote(40, 9, 8)], data_gaps=[gap(QUOTES, "lost", 31, 39)])
-    assert "tell: 1 disconnect (lost)" in told(data_dir.root)[1]
+    assert told(data_dir.root)[2] == "  holes that gap rows tell: 1 disconnect (lost)"
     assert told(data_dir.root, "--min-coverage", "0.98")[-2:] == [
         f"below 98.00%: {QUOTES} A: 80.00%",
         "NOT complete: less than 98.00% of the time is covered",
@@ -225,6 +233,93 @@ def test_people_are_told_the_same(tape: Tape, data_dir: DataDir) -> None:
     ]
     flip_a_bit(sealed_files(data_dir, QUOTES)[2])
     assert told(data_dir.root)[-1] == "could not be checked: something cannot be read"
+
+
+@pytest.mark.parametrize("explained", [False, True])
+def test_a_hole_at_the_end_of_a_range_is_found(data_dir: DataDir, explained: bool) -> None:
+    """The row before the range and the row after it are looked for, however far away they lie."""
+    tape = tape_in(data_dir)
+    rows: Rows = {"data_gaps": [gap(QUOTES, "lost", 31, 3599)]} if explained else {}
+    began: Rows = {"eth_option_instruments": [option(0, recorded=True), option(0, recorded=True, name="B")]}
+    other = [quote(0, 1, None, "B"), *(quote(60 * minute, minute + 1, minute, "B") for minute in range(1, 121))]
+    write(tape, 0, eth_option_quotes=[quote(0, 1, None), quote(30, 2, 1), *other[:1]], **began, **rows)
+    for minute in range(1, 121, 10):
+        mine = [quote(3600, 9, 8)] if minute == 61 else []
+        write(tape, 60 * minute, eth_option_quotes=[*mine, *other[minute : minute + 10]])
+    for begin, end in [(1800, 5400), (600, 1200), (0, 1800), (3000, 3600)]:
+        code, found = completeness(data_dir.root, "--from", clock(begin), "--to", clock(end))
+
+        assert (code, [hole["instrument"] for hole in found["untold"]]) == ((0, []) if explained else (1, ["A"]))
+        assert found["streams"][QUOTES]["instruments"]["B"]["coverage"] == 1.0
+    code, found = completeness(data_dir.root, "--from", clock(600), "--to", clock(1200), "--min-coverage", "0.98")
+    below = [(name, share) for _, name, share in found["below_min_coverage"]]
+    assert (code, below) == (1, [("A", 0.0)])
+    assert completeness(data_dir.root, "--from", clock(4000), "--to", clock(5000), "--min-coverage", "1")[0] == 0
+
+
+def test_a_hole_in_trades_at_the_end_of_a_range_is_found(data_dir: DataDir) -> None:
+    """Also of an option that did not trade in it."""
+    tape = tape_in(data_dir)
+    write(tape, 0, eth_option_trades=[trade(0, 1), trade(10, 2)])
+    write(tape, 3600, eth_option_trades=[trade(3600, 4)])
+    for begin, end in [(5, 20), (1000, 2000), (3000, 4000)]:
+        code, found = completeness(data_dir.root, "--from", clock(begin), "--to", clock(end))
+
+        assert (code, [(hole["first"], hole["last"]) for hole in found["untold"]]) == (1, [(3, 3)])
+
+
+@pytest.mark.usefixtures("tape")
+def test_the_time_after_the_newest_row_is_not_provable(data_dir: DataDir) -> None:
+    """A recorder that died is not taken for one that had nothing to record."""
+    hour = ("--from", clock(0), "--to", clock(3600))
+    code, found = completeness(data_dir.root, *hour)
+    assert (code, found["streams"][QUOTES]["not_provable"]) == (0, [clock(30), clock(3600)])
+    assert completeness(data_dir.root, *hour, "--min-coverage", "0.98")[0] == 1
+    assert told(data_dir.root, *hour)[3] == (
+        "  not provable: 2025-11-22 12:00:30 to 2025-11-22 13:00:00, after the newest row"
+    )
+
+
+@pytest.mark.usefixtures("tape")
+def test_nothing_is_not_called_complete(data_dir: DataDir, tmp_path: Path) -> None:
+    """An empty folder, a time before the tape, and one that is still to come."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    day_s = 86_400
+    for root, arguments in [
+        (empty, ("--min-coverage", "0.98")),
+        (data_dir.root, ("--to", clock(-2 * day_s))),
+        (data_dir.root, ("--from", clock(1e4 * day_s), "--to", clock(1e4 * day_s + 60))),
+    ]:
+        assert completeness(root, *arguments)[0] == 7
+        assert told(root, *arguments)[-1] == "nothing to check: there are no ticks in this time"
+
+
+def test_a_live_segment_names_the_one_before_it(tape: Tape, data_dir: DataDir) -> None:
+    """Its predecessor is missed before it is sealed itself."""
+    ticker = (NOON_US, "A", NOON_US + S, *[None] * 22)
+    write(tape, eth_option_tickers=[ticker])
+    assert tape.write_round(batches(eth_option_tickers=[ticker]), now_us=NOON_US + 9 * S).failure is None
+    assert completeness(data_dir.root)[0] == 0
+    (sealed,) = sealed_files(data_dir, "eth_option_tickers")
+    sealed.unlink()
+
+    code, found = completeness(data_dir.root)
+    assert (code, len(found["missing_segments"])) == (1, 1)
+
+
+def test_damage_of_a_live_segment_is_named(tape: Tape, data_dir: DataDir) -> None:
+    """A flipped bit between commits is no torn end: rows that were acknowledged are gone."""
+    for second in (40, 41):
+        ticker = (NOON_US, "A", NOON_US + second * S, *[None] * 22)
+        assert tape.write_round(batches(eth_option_tickers=[ticker]), now_us=NOON_US).failure is None
+    assert completeness(data_dir.root)[0] == 0
+    (live,) = live_files(data_dir, "eth_option_tickers")
+    flip_a_bit(live)
+
+    code, found = completeness(data_dir.root)
+    assert (code, len(found["unreadable"])) == (7, 1)
+    assert str(live) in found["unreadable"][0]
 
 
 @pytest.mark.usefixtures("tape")

@@ -15,16 +15,21 @@ import pytest
 import yaml
 
 from analysis.cli import _parser as analysis_parser
+from analysis.settings import AnalysisSettings
 from loader.cli import _parser as loader_parser
 from loader.settings import LoaderSettings
 from recorder.cli import _parser as recorder_parser
-from recorder.runtime.settings import KNOWN_NAMES, ServiceSettings, load
+from recorder.runtime.settings import KNOWN_NAMES, CommonSettings, load
 from recorder.settings import RecorderSettings
 from tests.fix_programs import PATIENCE_S, REPOSITORY, Programs, until
 from tests.test_listener import free_port, get, recording
 
 PARSERS = {"recorder": recorder_parser, "loader": loader_parser, "analysis": analysis_parser}
-PROGRAMS: dict[str, type[ServiceSettings]] = {"recorder": RecorderSettings, "loader": LoaderSettings}
+# Whose settings a container is handed: its own program's, and those of the analysis where it is run.
+PROGRAMS: dict[str, tuple[type[CommonSettings], ...]] = {
+    "recorder": (RecorderSettings, AnalysisSettings),
+    "loader": (LoaderSettings,),
+}
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 COMPOSE = (REPOSITORY / "docker-compose.yml").read_text()
 OURS = "ticktape:local"
@@ -74,13 +79,26 @@ def test_compose_replaces_known_names_only() -> None:
 def test_every_setting_reaches_its_program(name: str) -> None:
     """By its own name, empty where it is not set; and nothing else of .env does."""
     environment = SERVICES[name]["environment"]
-    declared = {field.name.upper() for field in msgspec.structs.fields(PROGRAMS[name])}
+    declared = {field.name.upper() for settings in PROGRAMS[name] for field in msgspec.structs.fields(settings)}
     passed = {key for key in environment if not key.startswith("AWS_")} - FIXED - {"PGPASSWORD"}
 
     assert passed == declared - FIXED
     assert all(environment[key] == f"${{{key}:-}}" for key in passed)
     as_set = services(filled(COMPOSE, {"DB_PASSWORD": "x"}))[name]["environment"]
-    load(PROGRAMS[name], {}, {key: str(value or "") for key, value in as_set.items()}, env_file=Path("/none"))
+    given = {key: str(value or "") for key, value in as_set.items()}
+    for settings in PROGRAMS[name]:
+        load(settings, {}, given, env_file=Path("/none"))
+
+
+def test_an_archive_in_s3_is_told_to_all_who_read_or_write_it() -> None:
+    """Where it is, by .env, and the keys, by the shell: without a value here, so that an unset one stays unset."""
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT"))
+    for name in ("recorder", "loader", "prune"):
+        environment = SERVICES[name]["environment"]
+        assert environment["ARCHIVE_URL"] == "${ARCHIVE_URL:-}"
+        assert {key: value for key, value in environment.items() if key.startswith("AWS_")} == keys
+    operations = (REPOSITORY / "docs" / "operations.md").read_text()
+    assert "docker compose run --rm recorder analysis completeness" in operations
 
 
 def test_the_recorder_knows_of_no_database() -> None:
@@ -168,10 +186,27 @@ def test_a_stop_has_the_time_that_it_takes(name: str) -> None:
 
 def test_the_loader_sees_the_tape_read_only() -> None:
     """All but the archive."""
-    assert SERVICES["loader"]["volumes"] == [
-        "${DATA_DIR:-./data}:/data:ro",
-        "${DATA_DIR:-./data}/archive:/data/archive",
-    ]
+    mounts = {mount["target"]: mount.get("read_only", False) for mount in SERVICES["loader"]["volumes"]}
+
+    assert mounts == {"/data": True, "/data/archive": False}
+
+
+@pytest.mark.parametrize("given", ["", "data", "./data", "/srv/tape"])
+def test_data_dir_is_a_folder_of_this_machine(given: str) -> None:
+    """However it is written: in the short form of a mount a bare `data` is a volume, and one that is unknown."""
+    of_all = services(filled(COMPOSE, {"DB_PASSWORD": "x", "DATA_DIR": given}))
+    for name in ("data-dir", "recorder", "loader", "prune"):
+        for mount in of_all[name]["volumes"]:
+            assert (mount["type"], mount["bind"]) == ("bind", {"create_host_path": True})
+            assert mount["source"] == (given or "./data") + mount["target"].removeprefix("/data")
+
+
+def test_what_archive_url_may_be_in_containers_is_said() -> None:
+    """A folder is of no use there: nothing but DATA_DIR is mounted, and the rest cannot be written."""
+    mounted = {mount["target"] for name in ("recorder", "loader", "prune") for mount in SERVICES[name]["volumes"]}
+    assert mounted == {"/data", "/data/archive"}
+    assert "In containers" in (REPOSITORY / ".env.example").read_text().partition("#ARCHIVE_URL=")[0]
+    assert "A folder cannot be named there" in (REPOSITORY / "docs" / "operations.md").read_text()
 
 
 def test_profiles_are_those_that_are_documented() -> None:

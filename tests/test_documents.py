@@ -15,6 +15,7 @@ from msgspec import Meta
 from msgspec.structs import fields
 
 import analysis
+from analysis.settings import AnalysisSettings
 from loader.settings import LoaderSettings
 from recorder.runtime.settings import KNOWN_NAMES, CommonSettings, ServiceSettings
 from recorder.segments.schemas import SCHEMAS
@@ -72,8 +73,12 @@ def test_each_setting_is_told_with_its_default_its_rule_and_its_reader() -> None
     """As the programs have them, both ways."""
     told = told_settings()
     assert told.keys() == KNOWN_NAMES
-    readers = {"recorder": reads(RecorderSettings), "loader": reads(LoaderSettings)}
-    for settings in (RecorderSettings, LoaderSettings):
+    readers = {
+        "recorder": reads(RecorderSettings),
+        "loader": reads(LoaderSettings),
+        "analysis": reads(AnalysisSettings),
+    }
+    for settings in (RecorderSettings, LoaderSettings, AnalysisSettings):
         hints = get_type_hints(settings, include_extras=True)
         for field in fields(settings):
             default, allowed, who = told[field.encode_name.upper()]
@@ -224,9 +229,17 @@ def test_sql_in_the_documents_runs(snippet: str, market: Path) -> None:
 # What other programs do is not ours to try, and they are not on every machine.
 OTHERS = set(
     "amtool apt-get cat cd chronyc cp curl df dmesg docker du export find grep head install iostat journalctl ls mv "
-    "printf ps psql rm sail sha256sum smartctl sort sudoedit systemctl systemd-analyze tail tee timedatectl top "
-    "usermod".split()
+    "pip-audit printf ps psql rm sail sha256sum smartctl sort sudoedit systemctl systemd-analyze tail tee "
+    "timedatectl top usermod".split()
 )
+
+
+def commands_of_line(line: str) -> list[list[str]]:
+    lexer = shlex.shlex(re.sub(r"[<>]+\s*\S+", "", line), posix=True, punctuation_chars=True)
+    lexer.wordchars += "$:@,%!{}[]…"
+    return [
+        list(words) for is_between, words in groupby(lexer, key=lambda word: word[0] in "|&;()") if not is_between
+    ]
 
 
 def commands() -> list[Any]:
@@ -235,10 +248,7 @@ def commands() -> list[Any]:
     for where, snippet in snippets("console"):
         for line in snippet.replace("\\\n", " ").splitlines():
             if line.startswith("$ "):
-                lexer = shlex.shlex(re.sub(r"[<>]+\s*\S+", "", line[2:]), posix=True, punctuation_chars=True)
-                lexer.wordchars += "$:@,%!{}[]…"
-                parts = groupby(lexer, key=lambda word: word[0] in "|&;()")
-                found += [(where, list(words)) for is_between, words in parts if not is_between]
+                found += [(where, words) for words in commands_of_line(line[2:])]
     return [pytest.param(words, id=f"{where}-{' '.join(words)[:40]}") for where, words in found]
 
 
@@ -255,5 +265,9 @@ def test_commands_in_the_documents_are_commands(words: list[str]) -> None:
     elif program == "python":
         name, *arguments = words[words.index("-m") + 1 :]
         parser_of(name).parse_args(arguments)
+    elif program == "sh":
+        assert words[1] == "-c"
+        for inner in commands_of_line(words[2]):
+            test_commands_in_the_documents_are_commands(inner)
     else:
         assert program in OTHERS

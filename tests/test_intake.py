@@ -130,6 +130,21 @@ def test_a_broken_book_is_told_from_its_own_last_change(bench: Bench) -> None:
     assert int(gap["started_at"].timestamp() * 1000) == NOW_US // 1000
 
 
+def test_no_gap_of_a_clock_that_is_behind_ends_before_it_begins(bench: Bench) -> None:
+    """The exchange's time of the last change lies in the future then, and the snapshot comes before it."""
+    ahead_ms = NOW_US // 1000 + 2_000
+    bench.intake.quote(0, NAME, ahead_ms, TOP, 10, None, NOW_US)
+    bench.now_us += 100_000
+    bench.intake.book_broken(0, NAME, 11, 13)
+    bench.intake.quote(0, NAME, ahead_ms + 200, TOP, 20, None, bench.now_us)
+    bench.intake.quote(1, NAME, ahead_ms + 300, TOP, 30, 25, bench.now_us + HOLD_BACK_US)
+    bench.intake.quote(1, NAME, ahead_ms + 300, TOP, 30, 25, bench.now_us + 3 * HOLD_BACK_US)
+    ended = [gap for gap in bench.rows("data_gaps") if gap["ended_at"] is not None]
+
+    assert {gap["cause"] for gap in ended} == {"sequence_break", "disconnect"}
+    assert all(gap["started_at"] <= gap["ended_at"] for gap in ended)
+
+
 def test_a_ticker_that_another_connection_brought_is_not_recorded_again(bench: Bench) -> None:
     """Also when that one has left meanwhile: windows end at different moments."""
     bench.ticker(0, 1_000)

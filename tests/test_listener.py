@@ -97,6 +97,26 @@ def test_a_port_that_is_taken_is_said_in_a_line(programs: Programs, tmp_path: Pa
     assert f"error: cannot listen on 127.0.0.1 port {port}" in recorder.err
 
 
+@pytest.mark.parametrize("host", ["192.0.2.7", "not-there-yet.invalid"])
+@pytest.mark.parametrize("program", ["recorder", "loader"])
+def test_an_address_that_is_not_there_yet_is_no_wrong_setting(
+    programs: Programs, tmp_path: Path, program: str, host: str
+) -> None:
+    """A VPN's comes up after the boot: exit code 1, which a unit starts again, and not 2, which keeps it down."""
+    port = free_port()
+    if program == "recorder":
+        started = recording(programs, "ws://127.0.0.1:9/", tmp_path / "tape", port, METRICS_HOST=host)
+    else:
+        started = programs.start(
+            "loader", "load", "--data-dir", tmp_path / "tape", "--loader-metrics-port", port, "--archive-url", "off",
+            METRICS_HOST=host, DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none",
+        )  # fmt: skip
+
+    assert started.wait() == 1
+    assert f"error: cannot listen on {host} port {port}: " in started.err
+    assert started.err.endswith("; wait until it is there, or correct METRICS_HOST\n")
+
+
 def test_a_loader_tells_what_waits_while_its_database_is_away(
     programs: Programs, tmp_path: Path, database: str
 ) -> None:

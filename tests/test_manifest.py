@@ -1,5 +1,6 @@
 """What `completeness --verify` says of a tape that is not as it was, and that `sha256sum -c` says the same."""
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from analysis.prove import completeness, verify
 from analysis.span import Span
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.layout import sealed_files
-from tests.fix_archive import DAY_US, archive, parts
+from tests.fix_archive import DAY_US, archive, parts, salvage_of
 from tests.fix_postgres import START_US, make_rows, record
 from tests.segment_tools import NOON_US
 
@@ -106,6 +107,28 @@ def test_files_that_changed_places_are_both_changed(root: Path, said: Said) -> N
     other.write_bytes(a)
 
     assert said() == (1, [f"{name_of(root, path)}: changed" for path in (one, other)])
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_what_was_salvaged_stands_for_the_damaged_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], *, pruned: bool
+) -> None:
+    """Also when it is in the archive alone: the one after it names one that is nowhere, and nothing is missing."""
+    root, file = tmp_path / "tape", tmp_path / "manifest"
+    record(root, rounds(3, START_US))
+    for stream in (QUOTES, TRADES):
+        damaged = sealed_files(DataDir(root), stream)[1]
+        salvaged = salvage_of(damaged, damaged.with_name("salvaged"))
+        salvaged.replace(damaged)
+    archive(root)
+    if pruned:
+        for stream in (QUOTES, TRADES):
+            sealed_files(DataDir(root), stream)[1].unlink()
+    completeness(str(root), Span(), least=None, as_json=True, manifest=file)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["missing_segments"] == []
+
+    assert verify(str(root), file) == 0
+    assert capsys.readouterr().out == "all as it was\n"
 
 
 def test_a_manifest_that_names_nothing_proves_nothing(

@@ -86,6 +86,13 @@ def test_the_loader_can_write_nothing_of_the_tape() -> None:
     assert not {"RemoveIPC"} & (recorder.keys() | loader.keys())
 
 
+def test_no_document_enters_the_tape_as_somebody_who_may_not() -> None:
+    """Its folder is open to the user and the group of the services: a `cd` is part of what sudo runs."""
+    assert unit(FOLDER / RECORDER)["StateDirectoryMode"] == ["0750"]
+    for document in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+        assert not re.search(r"^\$ cd /var/lib/ticktape", document.read_text(), re.MULTILINE), document
+
+
 def test_the_environment_holds_settings_that_there_are() -> None:
     """In the units and in the files that are installed for them; as they are shown, they load."""
     for name in (RECORDER, LOADER):

@@ -7,7 +7,8 @@ from typing import Any
 
 import duckdb
 
-from analysis.completeness import Completeness, Told, as_lines
+from analysis.completeness import Completeness, Told
+from analysis.findings import as_lines
 from analysis.proof import Gaps, recorded_spans
 from analysis.report import charts
 from analysis.report.axis import Axis, moment
@@ -58,9 +59,6 @@ class Recorded:
 
 def verdict(found: Completeness) -> Verdict:
     """Put what was found into words, the worst first."""
-    rows = sum(one.rows for stream in found.streams.values() for one in stream.instruments.values())
-    if not rows and found.verdict():
-        return Verdict(None, "nothing to check: there are no ticks in this time")
     *lines, words = as_lines(found, None)
     wrong = [line for line in lines if not line.startswith(("  ", *found.streams))]
     shown = wrong[:_MOST_LINES]

@@ -88,8 +88,11 @@ class Known:
         return held is not None and (held.size_bytes, held.mtime) == (candidate.size_bytes, candidate.mtime)
 
     def has(self, segment_id: str, salvages: str) -> bool:
-        """Whether a segment's rows are in the archive: or those of the damaged one that it was salvaged of."""
-        return segment_id in self._ids or bool(salvages and salvages in self._ids)
+        """Whether a segment's rows are in the archive, or those of the damaged one that it was salvaged of.
+
+        What was salvaged of that one before counts for all that is salvaged of it later: they hold the same rows.
+        """
+        return segment_id in self._ids or salvages in self._ids or salvages in self._salvaged
 
     def why_not(self, segment_id: str) -> str:
         """Return why a segment that is not in the archive must not go there; "" if it may."""

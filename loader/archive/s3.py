@@ -18,11 +18,11 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from loader.archive.place import Bucket
 from loader.errors import ArchiveAway, Stopped
 from loader.postgres.patience import in_thread
 from recorder.runtime.errors import SettingsError
 from recorder.runtime.settings import redact
+from recorder.segments.archive_url import Bucket
 
 # One part of a multipart upload, and one range of a download. S3 wants 5 MiB at least.
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -51,7 +51,7 @@ class BucketStore:
         Raises:
             SettingsError: the environment says something of the server that obstore does not take.
         """
-        self.shown = f"s3://{where.bucket}" + (f"/{where.prefix}" if where.prefix else "")
+        self.shown = where.url
         self.drafts = drafts
         self._check = check
         endpoint = _endpoint(environ)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from loader.archive.place import Folder, place
 from loader.errors import ArchiveAway
 from loader.settings import LoaderSettings
 from recorder.runtime import disk
 from recorder.runtime.data_dir import DataDir
+from recorder.segments.archive_url import Folder, place
 
 DRAFTS = "drafts"  # the folder of what is being written, beside those of the streams
 

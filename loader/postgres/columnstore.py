@@ -22,9 +22,13 @@ LEAST_PER_INSTRUMENT = 100
 # then touches only their instruments.
 WORTH_A_REWRITE = 20_000
 
+# What is younger than a chunk is long may lie in the one that is running.
 _TABLE = """
-SELECT segmentby, orderby FROM timescaledb_information.hypertable_columnstore_settings
-WHERE hypertable = to_regclass(%s)
+SELECT segmentby, orderby, %s > now() - (
+    SELECT time_interval FROM timescaledb_information.dimensions
+    WHERE dimension_number = 1 AND (hypertable_schema, hypertable_name) = (SELECT nspname, relname FROM pg_class
+        JOIN pg_namespace ns ON ns.oid = relnamespace WHERE pg_class.oid = hypertable))
+FROM timescaledb_information.hypertable_columnstore_settings WHERE hypertable = to_regclass(%s)
 """
 # The chunks that rows of a time lie in, or will.
 _CHUNKS = """
@@ -35,7 +39,7 @@ LEFT JOIN timescaledb_information.chunk_columnstore_settings ON chunk = place
 WHERE (hypertable_schema, hypertable_name) = (SELECT nspname, relname FROM pg_class JOIN pg_namespace ns
     ON ns.oid = relnamespace WHERE pg_class.oid = to_regclass(%s)) AND range_start <= %s AND range_end > %s
 """
-# What the policy would take as well, but it comes by every quarter of an hour.
+# What the policy would take as well: all that ended an hour ago, each quarter of an hour, of trades each hour.
 _UNORDERED = """
 SELECT format('%%I.%%I', chunk_schema, chunk_name)
 FROM timescaledb_information.chunks
@@ -95,7 +99,7 @@ class Chunk:
         return list(self.status) == ["COMPRESSED"]
 
 
-def choose_way(table: Order | None, chunks: Sequence[Chunk], *, rows: int, instruments: int) -> Way:
+def choose_way(table: Order | None, chunks: Sequence[Chunk], *, rows: int, instruments: int, running: bool) -> Way:
     """Decide how a group of rows goes in. Pure.
 
     Args:
@@ -103,8 +107,10 @@ def choose_way(table: Order | None, chunks: Sequence[Chunk], *, rows: int, instr
         chunks: those that rows of the group will lie in, as far as they are there.
         rows: how many.
         instruments: how many instruments they are of.
+        running: whether a chunk of theirs is not over yet. It would be unordered until it is, and the last price of
+            each option take a hundred times as long: neither the policy nor we put in order what is still filled.
     """
-    if table is None or rows < LEAST_PER_INSTRUMENT * instruments:
+    if table is None or running or rows < LEAST_PER_INSTRUMENT * instruments:
         return Way.ROWSTORE
     if rows < WORTH_A_REWRITE and any(chunk.is_ordered for chunk in chunks):
         return Way.ROWSTORE
@@ -119,10 +125,13 @@ def way_of(
     if times is None or rows < LEAST_PER_INSTRUMENT * instruments:
         return Way.ROWSTORE
     name = _regclass(stream)
-    table = connection.execute(_TABLE, [name]).fetchone()
+    table = connection.execute(_TABLE, [times[1], name]).fetchone()
+    if table is None:
+        return Way.ROWSTORE
+    segmentby, orderby, running = table
     found = connection.execute(_CHUNKS, [name, times[1], times[0]]).fetchall()
     chunks = [Chunk(status, Order(by, order) if by or order else None) for status, by, order in found]
-    return choose_way(Order(*table) if table else None, chunks, rows=rows, instruments=instruments)
+    return choose_way(Order(segmentby, orderby), chunks, rows=rows, instruments=instruments, running=running)
 
 
 def go(connection: Connection, way: Way) -> None:

@@ -25,6 +25,15 @@ SELECT segment_id::text FROM loaded_segments WHERE segment_id = ANY(%(ids)s::uui
 UNION
 SELECT segment_id::text FROM salvaged_segments WHERE segment_id = ANY(%(ids)s::uuid[])
 """
+# The whole first: whatever was salvaged of it is a part of it. What was loaded itself is for its own key to tell.
+_HOLDER = """
+SELECT holder::text
+FROM (SELECT segment_id FROM loaded_segments WHERE segment_id = %(root)s::uuid OR salvages = %(root)s::uuid
+      UNION ALL
+      SELECT salvages FROM salvaged_segments WHERE segment_id = %(root)s::uuid) AS there (holder)
+WHERE holder <> %(own)s::uuid
+ORDER BY holder <> %(root)s::uuid, holder LIMIT 1
+"""
 _HELD = "SELECT segment_id::text, size_bytes, rows FROM loaded_segments WHERE segment_id = ANY(%s::uuid[])"
 _SALVAGED_OF = "SELECT salvages::text FROM loaded_segments WHERE salvages = ANY(%s::uuid[])"
 # A promoted logical replica, or a restore of the rows alone, has the ledger and not the place of its sequence.
@@ -87,6 +96,15 @@ def known_ids(connection: Connection, ids: Sequence[str]) -> set[str]:
     return {row[0] for row in connection.execute(_KNOWN_IDS, {"ids": list(ids)}).fetchall()}
 
 
+def holder(connection: Connection, identity: Identity) -> str | None:
+    """Return under which id the rows of a salvage are here: that of the whole, or of another salvage of it.
+
+    Of a damaged segment and all that was ever salvaged of it one counts, for they hold the same rows.
+    """
+    row = connection.execute(_HOLDER, {"root": identity.salvages, "own": identity.segment_id}).fetchone()
+    return row[0] if row else None
+
+
 def held(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Return what was loaded under these ids themselves: segment_id -> (bytes of the file, rows)."""
     rows = connection.execute(_HELD, [list(ids)]).fetchall()
@@ -116,6 +134,14 @@ def salvaged_of(connection: Connection, ids: Sequence[str]) -> set[str]:
     return {row[0] for row in rows}
 
 
+def hold(connection: Connection) -> None:
+    """Wait until all that others are loading is committed, and keep them from loading until the transaction ends.
+
+    The lock is one that every INSERT into the ledger waits for, so who loads no salvage has nothing to do for it.
+    """
+    connection.execute("LOCK TABLE loaded_segments IN SHARE ROW EXCLUSIVE MODE")
+
+
 def take_numbers(connection: Connection, count: int) -> list[int]:
     """Take numbers for the column `segment`: known before the ledger row is written, so that rows can be encoded
     while another segment is loaded. One that is not used in the end is no loss.
@@ -138,12 +164,9 @@ def insert(connection: Connection, segments: Sequence[Segment]) -> int:
     return connection.execute(_INSERT, [list(column) for column in zip(*rows, strict=True)]).rowcount
 
 
-def note_salvage(connection: Connection, candidate: Candidate, identity: Identity) -> None:
-    """Write down that a segment's rows are here under the id that it salvages."""
-    connection.execute(
-        _NOTE_SALVAGE,
-        [identity.segment_id, identity.salvages, candidate.name, candidate.size_bytes, candidate.mtime],
-    )
+def note_salvage(connection: Connection, candidate: Candidate, segment_id: str, holder: str) -> None:
+    """Write down under which other id what there is of a salvage's rows is here."""
+    connection.execute(_NOTE_SALVAGE, [segment_id, holder, candidate.name, candidate.size_bytes, candidate.mtime])
 
 
 def refuse(connection: Connection, candidate: Candidate, reason: str, segment_id: str | None) -> None:

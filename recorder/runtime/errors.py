@@ -4,7 +4,7 @@ TicktapeError
 ├── SettingsError       exit 2   every wrong setting at once
 ├── DataDirInUse        exit 4   another recorder, or another recorder's tape
 ├── DiskError           exit 5   the disk refused what the tape needs
-├── PortTaken           exit 1   in runtime.listener: another program listens there
+├── CannotListen        exit 1   in runtime.listener: the port is taken, or the address is not there yet
 └── (packages add theirs: LoaderError in loader.errors, …)
 """
 

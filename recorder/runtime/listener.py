@@ -6,6 +6,7 @@ the rest wait in the socket's queue, and who says nothing is let go.
 
 import errno
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +25,8 @@ _MOST_AT_ONCE = 8
 _TIMEOUT_S = 5.0
 
 
-class PortTaken(TicktapeError):
-    """Another program listens there. No setting need be wrong: whoever starts this one may try again."""
+class CannotListen(TicktapeError):
+    """The port is taken, or the address is not there yet. No setting need be wrong: who starts it may try again."""
 
 
 @contextmanager
@@ -42,8 +43,9 @@ def listening(
         ready: what must hold for it to do its work.
 
     Raises:
-        SettingsError: it cannot listen there.
-        PortTaken: another program does.
+        SettingsError: it can never listen there.
+        CannotListen: another program does; or the host is no address of this machine, or a name of none: those of
+            a VPN come up after the boot.
     """
     if port is None:
         yield
@@ -62,7 +64,9 @@ def listening(
     except OSError as exc:
         what = f"cannot listen on {host} port {port}: {exc.strerror or exc}"
         if exc.errno == errno.EADDRINUSE:
-            raise PortTaken(what, remedy="end what does, or choose another port") from exc
+            raise CannotListen(what, remedy="end what does, or choose another port") from exc
+        if exc.errno == errno.EADDRNOTAVAIL or isinstance(exc, socket.gaierror):
+            raise CannotListen(what, remedy="wait until it is there, or correct METRICS_HOST") from exc
         raise SettingsError([what]) from exc
     thread = threading.Thread(target=server.serve_forever, name="listener", daemon=True)
     thread.start()

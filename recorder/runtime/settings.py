@@ -37,6 +37,14 @@ _PASSWORD_KEYWORD = re.compile(r"\bpassword\s*=", re.IGNORECASE)  # in `host=…
 _URL_WITH_PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@:]*:[^/@]+@", re.IGNORECASE)
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
+# Whoever writes the archive and whoever reads it are told of it by one name.
+ArchiveUrl = Annotated[
+    str | None,
+    Meta(
+        description="the Parquet archive: a folder, or s3://bucket/prefix (with AWS_* in the environment); unset:"
+        " DATA_DIR/archive; off: none is made"
+    ),
+]
 
 
 class CommonSettings(Struct, frozen=True, kw_only=True):

@@ -31,6 +31,11 @@ class Archived:
         self.filesystem = filesystem
         self.root = root
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies in a folder, and not in a bucket."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
     def streams(self) -> list[str]:
         """List the streams that something is archived of."""
         return sorted(

@@ -56,7 +56,8 @@ class StreamSnapshot:
     stream: str
     sealed: tuple[Path, ...]
     live: pa.Table | None  # None if the stream has no live segment
-    left_out: tuple[LeftOut, ...] = ()  # live files
+    left_out: tuple[LeftOut, ...] = ()  # live files, or what is damaged in one
+    identities: tuple[Identity, ...] = ()  # of live segments
 
 
 def snapshot(data_dir: DataDir, stream: str) -> StreamSnapshot:
@@ -68,7 +69,7 @@ def snapshot(data_dir: DataDir, stream: str) -> StreamSnapshot:
     Raises:
         OSError: a file cannot be read for another reason than having moved.
     """
-    live: dict[str, pa.Table] = {}
+    live: dict[str, Checked] = {}
     left_out: dict[str, LeftOut] = {}
     for path in live_files(data_dir, stream):
         try:
@@ -77,16 +78,22 @@ def snapshot(data_dir: DataDir, stream: str) -> StreamSnapshot:
             continue  # sealed since it was listed: the list of sealed ones, made below, has it
         name = path.name.removesuffix(LIVE_SUFFIX)
         why = _why_not(checked, stream)
+        damage = [damage for damage in checked.damage if not damage.torn]  # torn is how a file ends that grows
         if not why:
-            live[name] = checked.table
+            live[name] = checked
+            if damage:
+                left_out[name] = LeftOut(path, f"all but {checked.rows} rows, for {damage[0]}")
         elif not _just_created(checked):
             left_out[name] = LeftOut(path, why)
     sealed = sealed_files(data_dir, stream)
     for path in sealed:
         live.pop(path.stem, None)
         left_out.pop(path.stem, None)
-    table = pa.concat_tables([t.replace_schema_metadata(None) for t in live.values()]) if live else None
-    return StreamSnapshot(stream, tuple(sealed), table, tuple(left_out.values()))
+    tables = [checked.table.replace_schema_metadata(None) for checked in live.values()]
+    identities = tuple(checked.identity for checked in live.values() if checked.identity)
+    return StreamSnapshot(
+        stream, tuple(sealed), pa.concat_tables(tables) if tables else None, tuple(left_out.values()), identities
+    )
 
 
 class Choice(NamedTuple):
@@ -101,19 +108,21 @@ def choose_sealed(paths: Iterable[Path], stream: str, archived: Collection[str] 
     """Choose those sealed files whose rows are a stream's, each row once, by what they say of themselves.
 
     A copy counts once, and of a damaged segment and what was salvaged of it the latter (both lie there if a repair
-    was interrupted). Only the first bytes of a file are read, and they are believed; where they tell nothing the file
-    is read and checked.
+    was interrupted). Of several salvages of one segment, made of copies that were damaged differently, the largest
+    file counts, of equal ones the first: all have a part of the same rows, and it has the most. Only the first bytes
+    of a file are read, and they are believed; where they tell nothing the file is read and checked.
 
     Args:
         paths: the files.
         stream: whose they are.
-        archived: segment_ids whose rows are found elsewhere: they, and what was salvaged of them, are not chosen.
+        archived: segment_ids whose rows are found elsewhere, and those that these salvage: they, and what was
+            salvaged of them, are not chosen.
 
     Raises:
         OSError: a file cannot be read.
     """
     chosen: dict[str, Path | pa.Table] = {}
-    salvaged: set[str] = set()
+    salvages: dict[str, dict[str, int]] = {}  # by the damaged one's id, those of its salvages, each with its size
     left_out = []
     for path in paths:
         found = _read_head(path)
@@ -127,9 +136,15 @@ def choose_sealed(paths: Iterable[Path], stream: str, archived: Collection[str] 
         assert found.identity is not None
         if found.identity.segment_id in archived or found.identity.salvages in archived:
             continue
-        chosen.setdefault(found.identity.segment_id, found.table.replace_schema_metadata(None) if why else path)
-        salvaged.add(found.identity.salvages)
-    kept = [one for segment_id, one in chosen.items() if segment_id not in salvaged]
+        if found.identity.segment_id in chosen:
+            continue
+        chosen[found.identity.segment_id] = found.table.replace_schema_metadata(None) if why else path
+        if found.identity.salvages:
+            salvages.setdefault(found.identity.salvages, {})[found.identity.segment_id] = path.stat().st_size
+    dropped = set(salvages)
+    for sizes in salvages.values():
+        dropped |= sizes.keys() - {max(sizes, key=sizes.__getitem__)}
+    kept = [one for segment_id, one in chosen.items() if segment_id not in dropped]
     return Choice(
         [one for one in kept if isinstance(one, Path)], [one for one in kept if isinstance(one, pa.Table)], left_out
     )

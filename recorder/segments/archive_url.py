@@ -22,6 +22,11 @@ class Bucket:
     bucket: str
     prefix: str  # without slashes around it; may be empty
 
+    @property
+    def url(self) -> str:
+        """Return it as a URL."""
+        return f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
+
 
 def place(archive_url: str, data_dir: DataDir) -> Folder | Bucket:
     """Return where an archive lies; an empty URL is DATA_DIR/archive.
