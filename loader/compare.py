@@ -1,6 +1,6 @@
 """A segment's rows against those of its number in the database: by sums, and where these differ row by row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,8 +12,7 @@ from loader import checksum
 from loader.postgres.copy import copy_rows, encode, numbered
 from loader.postgres.session import Connection
 from loader.postgres.tables import columns, copy_statement
-from loader.prepare import first_and_last, of_instruments
-from recorder.segments.check import Checked
+from loader.prepare import first_and_last
 
 TEMPORARY = "audited_rows"
 # So many of the rows that differ are named on either side.
@@ -31,6 +30,7 @@ class Entry:
     name: str
     rows: int
     first_received_at: datetime | None
+    crc32: str  # what the last commit of what was loaded states
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,13 @@ class Difference:
         return "; ".join(f"{what}: {rest.rows} ({rest.named})" for what, rest in told.items() if rest.rows)
 
 
-def expected_rows(checked: Checked, since: datetime | None, instruments: Sequence[str] | None = None) -> pa.Table:
+def expected_rows(table: pa.Table, since: datetime | None) -> pa.Table:
     """Return those rows of a segment that its table should have.
 
     Args:
-        checked: the segment.
+        table: all of them.
         since: what is older was dropped by retention.
-        instruments: what the schema is for, where it is for a part; None for all.
     """
-    table = of_instruments(checked.table, instruments)
     if since is None:
         return table
     return table.filter(pc.greater_equal(table["timestamp"], pa.scalar(since, pa.timestamp("us", tz="UTC"))))

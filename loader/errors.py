@@ -7,7 +7,7 @@ TicktapeError
     ├── DatabaseUnfit       exit 1   cannot be loaded as it is: a person must act
     │   ├── SchemaConflict           its tables are not the tape's any more
     │   └── MigrationConflict        its schema was made by other files than these
-    ├── FilterConflict      exit 2   a replay into a schema that was made for other instruments
+    ├── FilterConflict      exit 2   a schema is for other instruments than what it was named for
     ├── ArchiveAway         exit 1   cannot be used just now; worth trying again
     ├── ArchiveDamaged      exit 6   something that the archive should have is not there, or not what it was
     ├── ArchiverAtWork      exit 4   another archiver holds this tape
@@ -48,7 +48,7 @@ class MigrationConflict(DatabaseUnfit):
 
 
 class FilterConflict(LoaderError):
-    """A schema was made for other instruments than those that are asked for."""
+    """A schema is for other instruments than those that are asked for: a part of them, all, or none at all."""
 
     exit_code = ExitCode.USAGE
 

@@ -46,7 +46,7 @@ def load(
 
     Raises:
         DatabaseAway: with `once`, after GIVE_UP_S without a database.
-        DatabaseUnfit: a person must act.
+        DatabaseUnfit, FilterConflict: a person must act.
     """
     tally, backoff = tally or Tally(), Backoff()
     away_since: float | None = None
@@ -69,6 +69,7 @@ def load(
                     "database.ready", url=database.shown, kind=loader.capabilities.kind, why=loader.capabilities.why
                 )
                 tally.away, inbox = "", loader.inbox
+                loader.expect()
                 for _ in _hints(data_dir, stop, once=once):
                     loader.load_new()
                     backoff.reset()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -50,6 +51,23 @@ def groups(archive: Archive, manifest: Manifest, numbers: Mapping[str, int], wan
     rows = archive.rows(manifest)
     for together in _together(chosen):
         yield _prepared(archive, manifest, rows, together, wanted)
+
+
+def rows_by_segment(archive: Archive, manifest: Manifest) -> Iterator[tuple[ArchivedSegment, pa.Table]]:
+    """Yield the segments of a part, each with its rows in the columns of the tape; no more than the part is held.
+
+    Raises:
+        ArchiveAway: the archive cannot be read just now.
+        ArchiveDamaged: the part is not there, or not what was written.
+    """
+    rows = archive.rows(manifest)
+    ids = pa.array([one.segment_id for one in manifest.segments], pa.string())
+    places = pc.index_in(rows[SEGMENT], value_set=ids).to_numpy()
+    rows = rows.drop_columns([SEGMENT])
+    order = np.argsort(places, kind="stable")
+    ends = np.cumsum(np.bincount(places, minlength=len(ids)))
+    for place, archived in enumerate(manifest.segments):
+        yield archived, rows.take(pa.array(order[ends[place - 1] if place else 0 : ends[place]]))
 
 
 def _together(segments: Sequence[Segment]) -> list[list[Segment]]:

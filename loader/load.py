@@ -18,8 +18,9 @@ from uuid import UUID
 
 from loader import from_archive
 from loader.archive.read import Archive
-from loader.errors import ArchiveDamaged, LedgerChanged
+from loader.errors import ArchiveAway, ArchiveDamaged, LedgerChanged
 from loader.inbox import Candidate, Inbox
+from loader.lacking import lacking
 from loader.postgres import filters, ledger
 from loader.postgres.capabilities import Capabilities, ask, choose
 from loader.postgres.migrate import migrate
@@ -66,7 +67,7 @@ class Tally:
     waiting: dict[str, Candidate] = field(default_factory=dict)  # by name, oldest first: not settled yet
     away: str = "not reached yet"  # why the database is; empty while it is there
     loaded_at_s: float = 0.0  # when a segment was last loaded, by the wall clock
-    listed_bytes: int = 0  # of the files of this pass
+    listed_bytes: int = 0  # of the files of this pass, and of what is to come from the archive after it
     done_bytes: int = 0  # of those of them that were looked at
 
 
@@ -99,6 +100,7 @@ class Loader:
 
         Raises:
             DatabaseUnfit: it cannot take the tape.
+            FilterConflict: its schema is for other instruments than those that are to be loaded.
         """
         self._connection = connection
         self._data_dir = data_dir
@@ -118,11 +120,26 @@ class Loader:
             instruments = filters.agree(connection, target.schema, target.instruments)
             self._wanted = replace(self._wanted, instruments=instruments)
         migrate(connection, self.capabilities.kind)
+        if not target.schema:
+            filters.refuse_part(connection)  # only now: a filter that comes later finds the ledger, and is refused
         ledger.mend_sequence(connection)
         ledger.forgive_loaded(connection)
         self._sender = Sender(connection, self.capabilities, target, connect, stop)
         self._newest = ledger.newest(connection)
         self._folders: list[str] = []
+        self._archived_bytes = 0  # of what is to come from the archive
+
+    def expect(self) -> None:
+        """Count what only the archive has and `finish` will load, so that from the start all that is to be is told.
+
+        That an archive is away is told when it is needed.
+        """
+        if self._archive is None:
+            return
+        on_tape = {one.name for one in self.inbox.unsettled()}
+        with contextlib.suppress(ArchiveAway):
+            parts = lacking(self._connection, self._archive, on_tape, wanted=self._wanted)
+            self._archived_bytes = sum(one.size_bytes for part in parts for one in part.segments)
 
     def load_new(self) -> int:
         """Load what is new on the tape; return how many segments were.
@@ -138,7 +155,8 @@ class Loader:
         listed = [candidate for candidate in self.inbox.unsettled() if self._wanted.file(candidate)]
         self._list_refused()
         self._tally.waiting = {one.name: one for one in listed}
-        self._tally.listed_bytes, self._tally.done_bytes = sum(one.size_bytes for one in listed), 0
+        self._tally.done_bytes = 0
+        self._tally.listed_bytes = sum(one.size_bytes for one in listed) + self._archived_bytes
         self._put_off = {}
         for chunk in in_chunks(listed, CHUNK):
             fresh = self._not_in_ledger(chunk)

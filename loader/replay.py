@@ -4,8 +4,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
 
+from loader.archive.read import Archive
 from loader.archive.read import overlaps as part_overlaps
 from loader.inbox import Candidate, Inbox
+from loader.lacking import Lacking, lacking
 from loader.load import Tally
 from loader.postgres import ledger
 from loader.postgres.session import Connection
@@ -64,28 +66,56 @@ def overlaps(segment: Segment, start: datetime | None, end: datetime | None) -> 
 
 @dataclass
 class Plan:
-    """What a replay would load: by stream, how many files and how many bytes of them."""
+    """What a replay would load: by stream, how many segments, and how many bytes of their files."""
 
     files: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     there: int = 0  # files that the database has
+    damaged: dict[str, str] = field(default_factory=dict)  # manifest of the archive -> reason
 
     def add(self, candidate: Candidate) -> None:
         """Count a file that would be loaded."""
-        self.files[candidate.stream] = self.files.get(candidate.stream, 0) + 1
-        self.bytes[candidate.stream] = self.bytes.get(candidate.stream, 0) + candidate.size_bytes
+        self._add(candidate.stream, candidate.size_bytes)
+
+    def add_archived(self, part: Lacking) -> None:
+        """Count what would be loaded from a part of the archive."""
+        self.there += part.there
+        for segment in part.segments:
+            self._add(part.manifest.stream, segment.size_bytes)
+
+    def _add(self, stream: str, size_bytes: int) -> None:
+        self.files[stream] = self.files.get(stream, 0) + 1
+        self.bytes[stream] = self.bytes.get(stream, 0) + size_bytes
 
 
-def plan(connection: Connection, inbox: Inbox, chosen: Wanted) -> Plan:
-    """Find out what a replay would load, by the names of files; nothing is changed, in the database neither."""
+def plan(
+    connection: Connection, inbox: Inbox, chosen: Wanted, *, archive: Archive | None, schema: str | None = None
+) -> Plan:
+    """Find out what a replay would load; nothing is changed, in the database neither.
+
+    Args:
+        connection: looks into the schema.
+        inbox: of the tape, told by the names of files.
+        chosen: which segments.
+        archive: told by its manifests; None for none.
+        schema: that of a replay into one; it need not be there.
+
+    Raises:
+        ArchiveAway: the archive cannot be listed or read.
+    """
     found = Plan()
     listed = [candidate for candidate in inbox.unsettled() if chosen.file(candidate)]
-    known = ledger.known_files(connection, listed) if ledger.is_there(connection) else set()
+    known = ledger.known_files(connection, listed) if ledger.is_there(connection, schema) else set()
     for candidate in listed:
         if candidate.name in known:
             found.there += 1
         else:
             found.add(candidate)
+    if archive:
+        on_tape = {candidate.name for candidate in listed}
+        for part in lacking(connection, archive, on_tape, wanted=chosen, schema=schema):
+            found.add_archived(part)
+        found.damaged = dict(archive.damaged)
     return found
 
 
@@ -95,6 +125,7 @@ def plan_as_text(planned: Plan) -> str:
         f"{stream}: {_count(files, 'segment')}, {planned.bytes[stream] / 1e6:,.1f} MB"
         for stream, files in sorted(planned.files.items())
     ]
+    lines += [f"damaged: {name}: {why}" for name, why in sorted(planned.damaged.items())]
     total = sum(planned.files.values())
     lines.append(f"would load {_count(total, 'segment')}; {_count(planned.there, 'segment')} already there")
     return "\n".join(lines)

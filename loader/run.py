@@ -17,10 +17,12 @@ from loader.archive.prune import Pruner
 from loader.archive.read import open_archive
 from loader.archive.store import open_store
 from loader.audit import Audit
-from loader.errors import LoaderError, NoArchive, Stopped
+from loader.errors import DatabaseAway, FilterConflict, LoaderError, NoArchive, Stopped
 from loader.inbox import Inbox
+from loader.lacking import warn, warned
 from loader.load import Tally
 from loader.metrics import Metrics
+from loader.postgres import filters
 from loader.postgres.capabilities import ask, choose
 from loader.postgres.database import Database
 from loader.postgres.session import set_up_session
@@ -40,7 +42,7 @@ from recorder.runtime.notify import Notify
 
 def load(settings: LoaderSettings, *, once: bool) -> int:
     """Follow the tape until stopped, or load what is there."""
-    tally, notify = Tally(), Notify()
+    tally, notify, data_dir = Tally(), Notify(), DataDir(settings.data_dir)
     metrics = Metrics(tally)
     with (
         _session(settings) as (database, stop),
@@ -50,10 +52,13 @@ def load(settings: LoaderSettings, *, once: bool) -> int:
         ),
     ):
         notify.ready()
-        follow.load(
-            database, DataDir(settings.data_dir), stop=stop, once=once, tally=tally, target=target_of(settings)
-        )
+        archive = open_archive(settings, stop.check)
+        with warned(database, None if once else archive, data_dir, stop, is_away=lambda: bool(tally.away)):
+            follow.load(database, data_dir, stop=stop, once=once, tally=tally, target=target_of(settings))
         notify.stopping()
+        if once and archive and not stop.asked:
+            with contextlib.suppress(DatabaseAway, Stopped):  # loaded is loaded
+                warn(database, archive, data_dir)
         return ExitCode.DAMAGED if once and tally.refused and not stop.asked else ExitCode.DONE
 
 
@@ -63,8 +68,11 @@ def replay(settings: LoaderSettings, wanted: Wanted, *, schema: str | None, dry_
     with _session(settings) as (database, stop):
         if dry_run:
             with database.connect() as connection:
+                filters.check(connection, schema, wanted.instruments)
                 set_up_session(connection, schema)
-                planned = replaying.plan(connection, Inbox(data_dir), wanted)
+                planned = replaying.plan(
+                    connection, Inbox(data_dir), wanted, archive=open_archive(settings, stop.check), schema=schema
+                )
             sys.stdout.write(f"{replaying.plan_as_text(planned)}\n")
             return ExitCode.DONE
         target = replace(target_of(settings), schema=schema, instruments=wanted.instruments)
@@ -96,8 +104,13 @@ def audit(settings: LoaderSettings, *, as_json: bool, repair: bool, schema: str 
         try:
             with database.connect() as connection:
                 choose(ask(connection, create=False))
-                auditing = Audit(connection, DataDir(settings.data_dir), stop=stop, repair=repair, schema=schema)
+                auditing = Audit(
+                    connection, DataDir(settings.data_dir), stop=stop, repair=repair, schema=schema,
+                    archive=open_archive(settings, stop.check),
+                )  # fmt: skip
                 found = Report(auditing.findings(), as_json=as_json, notes=auditing.notes)
+        except FilterConflict:
+            raise  # wrong usage, and no verdict
         except LoaderError as exc:
             sys.stderr.write(f"error: {exc}\n")
             return ExitCode.NOT_CHECKED
@@ -107,9 +120,10 @@ def audit(settings: LoaderSettings, *, as_json: bool, repair: bool, schema: str 
 
 def status(settings: LoaderSettings, *, as_json: bool) -> int:
     """Print what is still to be loaded."""
-    with _session(settings) as (database, _stop), database.connect() as connection:
+    with _session(settings) as (database, stop), database.connect() as connection:
         capabilities = choose(ask(connection, create=False))
-        found = look(connection, Inbox(DataDir(settings.data_dir)), f"{database.shown}: {capabilities.why}")
+        inbox, archive = Inbox(DataDir(settings.data_dir)), open_archive(settings, stop.check)
+        found = look(connection, inbox, f"{database.shown}: {capabilities.why}", archive)
         sys.stdout.write((found.as_json() if as_json else found.as_text()) + "\n")
         return ExitCode.DONE
 

@@ -139,7 +139,7 @@ class Sender:
                 market = market_of(stream)
                 if market:
                     migrate(self._connection, self._capabilities.kind, market)
-                check_table(self._connection, stream)
+                check_table(self._connection, stream, self._target.schema)
                 if market and self._target.retention_days:
                     self._set_retention(stream, self._target.retention_days)
                 self._checked_streams.add(stream)

@@ -4,7 +4,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
+from loader.archive.read import Archive
+from loader.errors import ArchiveAway
 from loader.inbox import Candidate, Inbox
+from loader.lacking import count_lacking
 from loader.postgres import ledger
 from loader.postgres.session import Connection
 
@@ -31,6 +34,7 @@ class Status:
     backlog_segments: int = 0
     backlog_bytes: int = 0
     backlog_since: str | None = None  # the first row of the oldest file that is not loaded, as its name tells
+    archived_only: int = 0  # segments that the archive has, and neither the tape nor the database
     loaded_segments: int = 0
     loaded_rows: int = 0
     newest_row: datetime | None = None  # the newest received_at in the database
@@ -38,7 +42,7 @@ class Status:
     lag_s: float | None = None  # from that row to now
     rows_per_s: float = 0.0  # of the last RECENTLY_S
     refused: dict[str, str] = field(default_factory=dict)  # file -> reason
-    unreadable: dict[str, str] = field(default_factory=dict)  # folder -> reason
+    unreadable: dict[str, str] = field(default_factory=dict)  # folder, archive, or manifest of it -> reason
 
     def as_json(self) -> str:
         """Return one object."""
@@ -55,13 +59,16 @@ class Status:
             f"tape       {self.tape_segments:,} sealed segments, {self.tape_bytes / 1e6:,.1f} MB",
             f"backlog    {self.backlog_segments:,} segments, {self.backlog_bytes / 1e6:,.1f} MB{since}",
         ]
+        if self.archived_only:
+            only = f"{self.archived_only:,} archived segment{'' if self.archived_only == 1 else 's'}"
+            lines.append(f"archive    {only} in neither the database nor the tape: run replay")
         lines += [f"refused    {name}: {reason}" for name, reason in self.refused.items()]
         lines += [f"unreadable {name}: {reason}" for name, reason in self.unreadable.items()]
         return "\n".join(lines)
 
 
-def look(connection: Connection, inbox: Inbox, kind: str) -> Status:
-    """Compare a tape with a database by names and sizes; nothing is opened or changed."""
+def look(connection: Connection, inbox: Inbox, kind: str, archive: Archive | None) -> Status:
+    """Compare a tape with a database by names and sizes, an archive by its manifests; nothing is changed."""
     status, there = Status(kind), ledger.is_there(connection)
     waiting: list[Candidate] = []
     listed = inbox.unsettled()
@@ -74,6 +81,12 @@ def look(connection: Connection, inbox: Inbox, kind: str) -> Status:
     status.backlog_segments, status.backlog_bytes = len(waiting), sum(one.size_bytes for one in waiting)
     if waiting:
         status.backlog_since = min(one.path.name for one in waiting).partition("-")[0]
+    if archive:
+        try:
+            status.archived_only = count_lacking(connection, archive, {one.name for one in listed})
+        except ArchiveAway as exc:
+            status.unreadable[archive.shown] = str(exc)
+        status.unreadable |= archive.damaged
     if there:
         row = connection.execute(_LOADED, [RECENTLY_S]).fetchone()
         assert row is not None

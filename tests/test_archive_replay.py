@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
+from loader import follow
+from loader.archive.read import open_archive
 from loader.archive.store import open_store
+from loader.load import Tally
+from loader.postgres.database import Database
 from loader.settings import LoaderSettings
+from loader.stop import Stop
 from recorder.runtime.data_dir import DataDir
 from tests.fix_archive import DAY_US, archive, flip_a_bit, manifests, parts, salvage_of
 from tests.fix_postgres import (
@@ -97,6 +102,33 @@ def test_a_schema_for_some_instruments_is_filled_from_the_archive(tape: Path, da
     assert query(database, f"SELECT instrument, count(*) FROM part.{STREAMS[1]} GROUP BY 1") == [("ETH-2", 120)]
 
 
+class Noted(Tally):
+    """A tally that keeps every state of how far a replay is."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("done_bytes", "rows"):
+            self.__dict__.setdefault("states", []).append((self.done_bytes, self.listed_bytes))
+
+
+@pytest.mark.parametrize("pruned", [STREAMS, STREAMS[1:2]])
+def test_progress_is_told_of_tape_and_archive_together(tape: Path, database: str, pruned: tuple[str, ...]) -> None:
+    """Before the first row is loaded all that will be is known; never is more done, and in the end all of it."""
+    archive(tape)
+    size = sum(segment.size_bytes for part in manifests(tape) for segment in part.segments)
+    for stream in pruned:
+        shutil.rmtree(tape / stream)
+    settings, stop, tally = LoaderSettings(data_dir=str(tape), database_url=database), Stop(), Noted()
+    follow.load(
+        Database(settings, stop), DataDir(tape), stop=stop, once=True, tally=tally, archive=open_archive(settings)
+    )
+    begun = [state for state in tally.__dict__["states"] if state[0]]
+
+    assert {listed for _, listed in begun} == {size}
+    assert [done for done, _ in begun] == sorted(done for done, _ in begun)
+    assert begun[-1] == (size, size)
+
+
 def test_a_damaged_part_is_named_and_the_others_are_loaded(tape: Path, database: str) -> None:
     """Nothing of a part is believed whose bytes are not those that were written."""
     archive(tape)
@@ -168,3 +200,25 @@ def test_a_replay_from_s3(tape: Path, bucket: LoaderSettings, database: str) -> 
     replay = run_loader("replay", "--archive-url", bucket.archive_url or "", root=tape, url=database)
 
     assert replay.out.startswith("loaded 9 segments (1,080 rows)"), replay.out + replay.err
+
+
+def test_a_dry_run_counts_what_only_the_archive_has(tape: Path, database: str) -> None:
+    """It tells what the same command does without it: beside the tape, from the archive alone, once all is there."""
+    archive(tape)
+    size = sum(segment.size_bytes for part in manifests(tape) for segment in part.segments)
+    shutil.rmtree(tape / STREAMS[1])
+
+    def told(*more: str) -> str:
+        return run_loader("replay", "--dry-run", *more, root=tape, url=database).out
+
+    assert told().endswith("would load 9 segments; 0 segments already there\n")
+    without_segments(tape)
+    assert told().endswith("would load 9 segments; 0 segments already there\n")
+    assert sum(float(line.split()[-2]) for line in told().splitlines()[:-1]) == pytest.approx(size / 1e6, abs=0.2)
+    assert told("--streams", "trades", "--from", "2026-05-29").endswith(
+        "would load 1 segment; 0 segments already there\n"
+    )
+    run_loader("replay", "--to", "2026-05-29", root=tape, url=database)
+    assert told().endswith("would load 3 segments; 6 segments already there\n")
+    run_loader("replay", root=tape, url=database)
+    assert told().endswith("would load 0 segments; 9 segments already there\n")

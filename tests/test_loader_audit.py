@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from loader.archive.read import open_archive
 from loader.audit import Audit
 from loader.postgres.database import Database
 from loader.replay import wanted
@@ -51,8 +52,9 @@ def tape(tmp_path: Path) -> Path:
 def audit(root: Path, url: str, *, repair: bool = False) -> dict[str, Any]:
     """Return an audit's findings, as `--json` prints them."""
     stop, out = Stop(), StringIO()
-    with Database(LoaderSettings(data_dir=str(root), database_url=url), stop).connect() as connection:
-        auditing = Audit(connection, DataDir(root), stop=stop, repair=repair)
+    settings = LoaderSettings(data_dir=str(root), database_url=url)
+    with Database(settings, stop).connect() as connection:
+        auditing = Audit(connection, DataDir(root), stop=stop, repair=repair, archive=open_archive(settings))
         Report(auditing.findings(), as_json=True, notes=auditing.notes).write(out)
     found: dict[str, Any] = json.loads(out.getvalue())
     return found

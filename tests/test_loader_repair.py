@@ -203,7 +203,9 @@ def test_a_segment_that_left_the_ledger_is_not_repaired(tape: Path, database: st
     path = min(tape.glob(f"{QUOTES}/*/*.arrow"))
     checked = read_segment(path)
     before = database_rows(database, QUOTES)
-    entry = Entry("11111111-1111-4111-8111-111111111111", numbers(database)[0], QUOTES, path.name, 100, None)
+    entry = Entry(
+        "11111111-1111-4111-8111-111111111111", numbers(database)[0], QUOTES, path.name, 100, None, checked.crc32
+    )
     with psycopg.connect(database, autocommit=True) as connection:
         repair = Repair(connection, hashed=True, stop=Stop())
         with pytest.raises(NotRepaired, match="not in the ledger any more"):

@@ -3,7 +3,7 @@
 Parquet that no manifest names does not exist.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import pyarrow as pa
@@ -38,18 +38,26 @@ class Archive:
         self._check = check
 
     def manifests(self, stream: str | None = None, date: str | None = None) -> list[Manifest]:
-        """Return the manifests of all streams, of one, or of one UTC day of one (`YYYY-MM-DD`).
+        """Return the manifests that `walk` yields.
+
+        Raises:
+            ArchiveAway: it cannot be listed or read.
+        """
+        return list(self.walk(stream, date))
+
+    def walk(self, stream: str | None = None, date: str | None = None) -> Iterator[Manifest]:
+        """Yield the manifests of all streams, of one, or of one UTC day of one (`YYYY-MM-DD`).
 
         They come by stream, then by date, then by when their first segment starts. Those that are damaged are named
-        in `damaged`, and left out.
+        in `damaged`, and left out. Those of a year are too many to be held.
 
         Raises:
             ArchiveAway: it cannot be listed or read.
         """
         folder = "/".join([MANIFESTS, *([stream] if stream else []), *([f"date={date}"] if stream and date else [])])
         self.damaged = {}
-        found = []
         for name in sorted(self.store.names(folder)):
+            self._check()
             if not name.endswith(MANIFEST_SUFFIX):
                 continue
             try:
@@ -62,8 +70,7 @@ class Archive:
             if manifest.name != name or stream_kind(manifest.stream) is None:
                 self.damaged[name] = "it is the manifest of another part"
             else:
-                found.append(manifest)
-        return found
+                yield manifest
 
     def is_empty(self) -> bool:
         """Whether there is no manifest at all.

@@ -5,6 +5,8 @@ A segment's ledger row is written before its rows, in one transaction: a second 
 
 from collections.abc import Sequence
 
+from psycopg import sql
+
 from loader.inbox import Candidate
 from loader.postgres.session import Connection
 from loader.prepare import Segment
@@ -33,6 +35,7 @@ WHERE holder <> %(own)s::uuid
 ORDER BY holder <> %(root)s::uuid, holder LIMIT 1
 """
 _HELD = "SELECT segment_id::text, size_bytes, rows FROM loaded_segments WHERE segment_id = ANY(%s::uuid[])"
+_SALVAGED_OF = "SELECT salvages::text FROM loaded_segments WHERE salvages = ANY(%s::uuid[])"
 # A promoted logical replica, or a restore of the rows alone, has the ledger and not the place of its sequence.
 _MEND_SEQUENCE = """
 SELECT setval(sequence, newest)
@@ -67,9 +70,16 @@ WHERE loaded.name = refused.name AND loaded.loaded_at > refused.refused_at
 """
 
 
-def is_there(connection: Connection) -> bool:
-    """Return whether anything was ever loaded here."""
-    return connection.execute("SELECT to_regclass('loaded_segments') IS NOT NULL").fetchone() == (True,)
+def is_there(connection: Connection, schema: str | None = None) -> bool:
+    """Return whether anything was ever loaded here.
+
+    Args:
+        connection: to the database.
+        schema: where the ledger is: while it is not there, that of the next schema of the search path is not meant;
+            None where the server looks by itself.
+    """
+    name = sql.Identifier(*([schema] if schema else []), TABLE).as_string(connection)
+    return connection.execute("SELECT to_regclass(%s) IS NOT NULL", [name]).fetchone() == (True,)
 
 
 def known_files(connection: Connection, candidates: Sequence[Candidate]) -> set[str]:
@@ -116,6 +126,12 @@ def salvaged_by(connection: Connection, ids: Sequence[str]) -> list[str]:
     """Return the names of loaded segments that hold a part of the rows of one of these."""
     rows = connection.execute("SELECT name FROM loaded_segments WHERE salvages = ANY(%s::uuid[])", [list(ids)])
     return [row[0] for row in rows.fetchall()]
+
+
+def salvaged_of(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Return those segment ids of which only a part is in the database: what was salvaged of them."""
+    rows = connection.execute(_SALVAGED_OF, [list(ids)]).fetchall()
+    return {row[0] for row in rows}
 
 
 def hold(connection: Connection) -> None:

@@ -92,13 +92,20 @@ def conflicts(stream: str, found: Sequence[Column]) -> list[tuple[str, str]]:
     return problems
 
 
-def check_table(connection: Connection, stream: str) -> None:
+def check_table(connection: Connection, stream: str, schema: str | None = None) -> None:
     """Compare a stream's table with the tape.
+
+    Args:
+        connection: to the database.
+        stream: whose table.
+        schema: where it must be: one that is gone there is not the next one in the search path; None where the server
+            looks by itself.
 
     Raises:
         SchemaConflict: naming the column and the remedy.
     """
-    rows = connection.execute(_COLUMNS, [f'"{stream}"']).fetchall()
+    name = sql.Identifier(*([schema] if schema else []), stream).as_string(connection)
+    rows = connection.execute(_COLUMNS, [name]).fetchall()
     problems = conflicts(stream, [Column(*row) for row in rows])
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
