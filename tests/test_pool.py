@@ -371,7 +371,10 @@ def test_an_exchange_in_trouble_is_left_alone_and_then_recorded_again(
 
 @pytest.mark.fault(12)
 def test_a_storm_in_a_settlement_costs_nothing_that_flows(programs: Programs, tmp_path: Path) -> None:
-    """New options are listed and a book breaks while every call is refused: all is recorded when it is over."""
+    """New options are listed and a book breaks while every call is refused: all is recorded when it is over.
+
+    What was missed of the new ones is told; of the others nothing was.
+    """
     journal, tape = tmp_path / "journal", tmp_path / "tape"
     exchange, url = programs.simulate(
         "--instruments", 60, "--rate", 600, "--seed", 5, "--journal", journal, "--faults",
@@ -390,7 +393,8 @@ def test_a_storm_in_a_settlement_costs_nothing_that_flows(programs: Programs, tm
     assert len(listed) == 20
     assert trouble(recorder) == []
     assert {event["reason"] for event in recorder.events("subscribe.refused")} == {"settlement_in_progress"}
-    assert causes(tape) <= {"sequence_break", "stopped"}
+    assert causes(tape) <= {"sequence_break", "silence", "stopped"}
+    assert {gap["instrument"] for gap in gaps(tape) if gap["cause"] == "silence"} <= listed
 
 
 def trouble(recorder: Program) -> list[dict[str, Any]]:
