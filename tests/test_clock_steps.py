@@ -186,7 +186,7 @@ def test_a_clock_set_back_while_nothing_is_recorded_is_told(
 def test_a_connection_that_is_dead_while_the_clock_is_stepped_is_told_from_when_it_fell_silent(
     programs: Programs, clock: Clock, tmp_path: Path, step_s: float
 ) -> None:
-    """Its gap covers the time since by both clocks, the exchange's and the recorder's; who traded is asked by ours."""
+    """Its gap covers the time since by both clocks, the exchange's and ours; who traded is asked by ours alone."""
     journal, tape = tmp_path / "journal", tmp_path / "tape"
     exchange, url = programs.simulate(
         "--instruments", 20, "--rate", 400, "--seed", 9, "--heartbeat-speed", 10, "--journal", journal,
