@@ -166,6 +166,8 @@ class CapturedStream:
     def subscribe(self, channels: list[str]) -> None:
         """Wait for more, or, if the playing has begun, send what was played so far of these books."""
         self._channels.update(channels)
+        if not channels:
+            return  # an answer that granted nothing puts nothing off
         if not self._begun:
             self._asked.set()
             return
