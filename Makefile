@@ -72,7 +72,7 @@ simulate: $(STAMP) ## Be a Deribit look-alike on port 8765
 ##@ Develop
 .PHONY: test lint types check fmt bench lock clean
 test: $(STAMP) ## All tests
-	$(PY) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	$(PY) -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## Style
 	$(PY) -m ruff check .

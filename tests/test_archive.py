@@ -463,8 +463,8 @@ def test_killed_at_every_call_to_the_disk(tmp_path: Path, forks: Forks, full: bo
     assert points > 20
     shutil.rmtree(tape / "archive")
 
-    for number in range(1, points + 1, 1 if full else 4):
-        for after in (False, True) if full else (number % 8 == 1,):
+    for number in range(1, points + 1, 1 if full else 8):
+        for after in (False, True) if full else (number % 16 == 1,):
             root = tmp_path / f"{number}-{after}"
             shutil.copytree(tape, root)
             faults = json.dumps({"kill_at": number, "after": after})
@@ -485,7 +485,7 @@ def test_a_disk_that_refuses_is_told_and_tried_again(tmp_path: Path, full: bool)
     record(tmp_path, [later(0)])
     with standing_in(System()) as system:
         archive(tmp_path)
-    for number in range(1, system.count + 1, 1 if full else 3):
+    for number in range(1, system.count + 1, 1 if full else 6):
         shutil.rmtree(tmp_path / "archive")
         plan = refused(28, first=number, last=number)
         with standing_in(System(plan, keep_data=True)):

@@ -14,7 +14,7 @@ from tests.fix_programs import REPOSITORY
 def test_chaos_comes_to_a_verdict(full: bool) -> None:
     """Under random faults nothing acknowledged is lost, invented or doubled, and every hole is told."""
     run = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--minutes", "10" if full else "0.3"],
+        [sys.executable, "-m", "tests.chaos", "--minutes", "10" if full else "0.2"],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     verdict = json.loads(run.stdout[run.stdout.index("{") : run.stdout.rindex("}") + 1])

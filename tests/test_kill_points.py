@@ -65,7 +65,7 @@ def test_it_dies_at_each_call_that_changes_the_disk(
     """Start, die at the n-th call, start again, die at the next: I1, I2, I5, and every start comes up."""
     tape, journal = tmp_path / "tape", tmp_path / "journal"
     _, url = programs.simulate("--instruments", 20, "--rate", 400, "--journal", journal)
-    step = 1 if full else 9
+    step = 1 if full else 15
     points = [(number, after) for number in range(1, 160, step) for after in (False, True)]
     reached = 0
     for number, after in points if full else points[::2] + points[1::6]:

@@ -61,7 +61,7 @@ def test_whatever_moves_each_answer_is_right(
     seed = random.randrange(10**6)
     print("seed", seed)
     rng = random.Random(seed)
-    for_s, kills = (120.0, 10) if full else (16.0, 3)
+    for_s, kills = (120.0, 10) if full else (10.0, 2)
     tape, journal, account = tmp_path / "tape", tmp_path / "journal", tmp_path / "acknowledged"
     (tmp_path / "recorders").mkdir()
     recorders = Programs(tmp_path / "recorders")
