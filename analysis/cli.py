@@ -28,7 +28,7 @@ EXAMPLES = """examples:
   python -m analysis report --out report.html
 
 exit codes of completeness: 0 complete, or told by gap rows; 1 something is missing that nothing tells;
-7 could not be checked
+7 could not be checked, or there is nothing to check
 """
 
 

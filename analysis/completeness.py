@@ -53,7 +53,10 @@ _ROWS = """
 SELECT instrument, count(*) AS rows, epoch_us(max(received_at)) AS newest_us FROM "{stream}" GROUP BY instrument
 """
 _RECORDED = """
-SELECT instrument, epoch_us(received_at) AS at_us, recorded FROM "{stream}" WHERE recorded IS NOT NULL ORDER BY at_us
+SELECT instrument, epoch_us(received_at) AS at_us, recorded FROM "{stream}" WHERE recorded IS NOT NULL
+UNION
+SELECT instrument, epoch_us(expiration_timestamp), false FROM "{stream}" WHERE expiration_timestamp IS NOT NULL
+ORDER BY at_us
 """
 _GAPS = f"""
 SELECT gap_id, state_no, stream, instrument, cause, status, epoch_us(started_at) AS started_us,
@@ -165,7 +168,9 @@ def check(tape: Tape, span: Span) -> Completeness:
         duckdb.Error: a file cannot be read.
     """
     found = Completeness(span.start, span.end)
-    plans = {stream: plan(tape, stream) for stream in tape.streams()}
+    # What is told is looked at last: else the row after a hole could be seen, and what tells the hole not yet.
+    in_order = sorted(tape.streams(), key=lambda stream: stream_kind(stream) in ("gaps", "instruments"))
+    plans = {stream: plan(tape, stream) for stream in in_order}
     for stream, planned in plans.items():
         found.streams[stream] = Stream(stream_kind(stream) or "")
         _check_segments(planned, span, found.streams[stream], found.unreadable)
@@ -245,9 +250,13 @@ def _check_rows(
     if not result.provable:
         return
     left = {name: [at_us for at_us, yes in told if not yes] for name, told in recorded.items()}
-    wanted = {name for name, told in recorded.items() if within(recorded_spans(told, FOREVER), *_us(span))}
-    names = wanted | result.instruments.keys()
-    before, after = rows_before(planned, span, names), rows_after(planned, span, names)
+    start_us, end_us = _us(span)
+    spans = {name: recorded_spans(told, FOREVER) for name, told in recorded.items()}
+    names = result.instruments.keys() | {name for name, some in spans.items() if within(some, start_us, end_us)}
+    # A new listing has no row before the range, an expired one none after it: who is not there is not looked for.
+    begun = {name for name in names if name not in spans or any(a < start_us for a, _ in spans[name])}
+    goes = {name for name in names if name not in spans or any(b > end_us for _, b in spans[name])}
+    before, after = rows_before(planned, span, begun), rows_after(planned, span, goes)
     for name in names.intersection(after["instrument"].to_pylist()):
         result.instruments.setdefault(name, Instrument()).proven_until = span.end
     connection.register("edges", pa.concat_tables([before, after]))

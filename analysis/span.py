@@ -55,7 +55,8 @@ class Span:
         of_run = sorted((name.recorder, name.start_us, path, name) for path, name in named if name is not None)
         following: dict[Path, SegmentName] = {}
         for (*_, path, name), (*_, after) in pairwise(of_run):
-            if (after.recorder, after.seq) == (name.recorder, name.seq + 1):
+            # What was salvaged of one segment has its time and the next number, and ends nothing.
+            if (after.recorder, after.seq) == (name.recorder, name.seq + 1) and after.start_us > name.start_us:
                 following[path] = after
         return [path for path, name in named if name is None or self._may_hold(stream, name, following.get(path))]
 

@@ -7,7 +7,7 @@ something the tape did not show whole.
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from loader import checksum
 from loader.archive.read import Archive
-from loader.compare import Entry, Sum, difference, expected_rows, nothing, sum_here, sums_there
+from loader.compare import Entry, Sum, difference, expected_rows, nothing, rows_of, sum_here, sums_there
 from loader.errors import ArchiveAway, ArchiveDamaged, SegmentRefused
 from loader.from_archive import rows_by_segment
 from loader.inbox import Candidate, Inbox
@@ -181,12 +181,17 @@ class Audit:
             if checked.identity and exc.segment_id:
                 self._seen.add(exc.segment_id)
             return Finding(stream, name, Verdict.UNREADABLE, checked.rows, detail=exc.what)
-        self._whole.add(identity.segment_id)
         held_as = self._held_as(identity.segment_id, identity.salvages)
         if held_as is None:
+            self._whole.add(identity.segment_id)
             return Finding(stream, name, Verdict.MISSING, checked.rows, detail=f"{_NO_ENTRY}: run load")
+        entry = self._ledger[held_as]
+        # Put back from a copy of the tape that was taken while it was recorded: the archive may have all of it.
+        shorter = entry.crc32 != checked.crc32 and entry.rows > checked.rows
+        if not shorter:
+            self._whole.add(identity.segment_id)
         # What was salvaged is less than what was loaded before the damage: the database may have more.
-        entry, other = self._ledger[held_as], held_as != identity.segment_id
+        other = shorter or held_as != identity.segment_id
         return self._compare(entry, name, checked.table, checked.crc32, other=other, salvages=identity.salvages)
 
     def _of_archive(self, archive: Archive) -> Iterator[Finding]:
@@ -276,6 +281,10 @@ class Audit:
             try:
                 if salvaged:
                     rows += repair.add(entry, table)
+                    # What is compared with it later, another salvage of the segment, must know of these rows.
+                    self._ledger[entry.segment_id] = replace(entry, rows=max(entry.rows, rows))
+                    added = sums_there(self._connection, stream, hashed=self._hashed, where=rows_of(entry.number))
+                    self._sums[stream].update(added)
                 else:
                     rows = repair.reload(entry, table, rows=whole, crc32=crc32, there=rows)
                 verdict = Verdict.REPAIRED

@@ -201,17 +201,18 @@ class Loader:
             ArchiveAway: the archive cannot be used just now.
             As load_new.
         """
-        manifests = [one for one in archive.manifests() if self._wanted.part(one)]
-        for name, why in archive.damaged.items():
-            self._refuse_part(name, why)
-        for manifest in manifests:
+        for manifest in archive.walk():
             self._stop.check()
+            if not self._wanted.part(manifest):
+                continue
             numbers = self._lacking(manifest)
             try:
                 prepared = from_archive.groups(archive, manifest, numbers, self._wanted)
                 self._send(prepared, backlog=manifest.rows > from_archive.GROUP_ROWS * BACKLOG_GROUPS)
             except ArchiveDamaged as exc:
                 self._refuse_part(manifest.part_name, exc.what)
+        for name, why in archive.damaged.items():
+            self._refuse_part(name, why)
 
     def _lacking(self, manifest: Manifest) -> dict[str, int]:
         """Return the wanted segments of a part that the ledger lacks, each with a number for it."""

@@ -101,7 +101,7 @@ class Chains:
         """A connection is gone. It was dead before where another has shown that, whatever else came on it."""
         for name in list(self._ahead):
             if self._lane.carriers(name) == {connection}:
-                behind_us = self._newest[name][1] * US_PER_MS
+                behind_us = self.known_us(name, since_us)
                 self._lane.stops(
                     connection, name, cause, since_us=min(behind_us, since_us), now_us=now_us, detail=detail
                 )

@@ -119,6 +119,12 @@ class GapLog:
             self.settled[fate] += 1
             self._emit(gap.row(fate, now_us, first=first, last=last))
 
+    def clock_stepped(self, step_us: int) -> None:
+        """Let open gaps grow old as if the clock had not been set."""
+        for gap in self.open_gaps:
+            if gap.opened_us is not None:
+                gap.opened_us += step_us
+
     def _of(self, gap: Gap) -> dict[str, Gap]:
         return self._open.setdefault((gap.stream, gap.instrument), {})
 

@@ -62,7 +62,7 @@ class Intake:
         self.rejects = rejects
         self.received = 0
         self.last_tick_us = 0
-        self._tape_is_new = recording_since_us is None
+        self._tape_is_new = self._began_here = recording_since_us is None
         self.recording_since_us = recording_since_us if recording_since_us is not None else now_us()
         self._now_us = now_us
         self._on_instrument = on_instrument
@@ -325,7 +325,9 @@ class Intake:
         """
         now_us = self._now_us()
         self.last_tick_us += step_us if self.last_tick_us else 0
+        self.recording_since_us += step_us if self._began_here else 0
         self._chains.clock_stepped(step_us)
+        self.gaps.clock_stepped(step_us)
         self.owed.clock_stepped(step_us)
         detail = f"the wall clock was stepped by {step_us / 1e6:+.3f} s"
         for lane in self.lanes:

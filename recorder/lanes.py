@@ -107,7 +107,7 @@ class Lane:
         has times of the exchange.
         """
         self._flowing.setdefault(instrument, set()).add(connection)
-        self._begun_us.setdefault((connection, instrument), now_us)
+        self._begun_us.setdefault((connection, instrument), min(now_us, whole_us or now_us))
         awaited = self._awaited.pop(instrument, None)
         if self._chained and awaited is not None and now_us - awaited.since_us > SNAPSHOT_LATE_US:
             self._break_awaited(instrument, awaited, "silence", now_us, "its first snapshot came late")
@@ -159,8 +159,8 @@ class Lane:
         else:
             for name in gone:
                 self._break(name, cause, since_us=since_us, now_us=now_us, detail=detail)
-        for name in waited:
-            self._break_awaited(name, self._awaited[name], cause, now_us, detail)
+        for name in waited:  # told now; the next grant waits for it again
+            self._break_awaited(name, self._awaited.pop(name), cause, now_us, detail)
 
     def left(
         self,
@@ -235,7 +235,6 @@ class Lane:
         """Wait for silent instruments as long as before a step of the clock."""
         for awaited in self._awaited.values():
             awaited.since_us += step_us
-        self._begun_us = {flow: begun_us + step_us for flow, begun_us in self._begun_us.items()}
 
     def stopped_cleanly(self) -> bool:
         """Whether a clean stop told where the stream ends, and nothing has begun again since.

@@ -70,6 +70,7 @@ class TradesOwed:
         """Carry over what waits, and what was seen, by the clock as it was before a step."""
         self._begun_us += step_us
         self.newest_ending_us += step_us if self.newest_ending_us else 0
+        self.complete_before_us += step_us if self.complete_before_us else 0
         self._jumps = deque((due + step_us, name, hole, us + step_us) for due, name, hole, us in self._jumps)
         self._ended_us = {name: us + step_us for name, us in self._ended_us.items()}
         self._last_us = {

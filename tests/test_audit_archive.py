@@ -9,8 +9,10 @@ import pytest
 
 from loader.archive.read import Archive
 from recorder.runtime.data_dir import DataDir
-from recorder.segments.layout import us_to_datetime
+from recorder.segments.encode import encode_segment
+from recorder.segments.layout import sealed_files, us_to_datetime
 from recorder.segments.manifest import Manifest
+from recorder.segments.reader import read_segment
 from tests.fix_archive import DAY_US, archive, flip_a_bit, manifests, parts, salvage_of
 from tests.fix_postgres import (
     START_US,
@@ -154,6 +156,23 @@ def test_of_another_state_of_a_segment_nothing_is_removed(tape: Path, database: 
           first_number(database))  # fmt: skip
     assert audit(tape, database, repair=True)["findings"] == []
     assert query(database, f"SELECT count(*) FROM {QUOTES}") == [(121,)]
+
+
+def test_of_a_shorter_state_on_the_tape_nothing_is_removed(tmp_path: Path, database: str) -> None:
+    """A tape put back from a copy that was taken while it was recorded: recovery seals less, under the same id."""
+    rows = make_rows(QUOTES, 60)
+    record(tmp_path, [{QUOTES: rows}])
+    load_once(tmp_path, database)
+    (path,) = sealed_files(DataDir(tmp_path), QUOTES)
+    checked = read_segment(path)
+    assert checked.identity is not None
+    path.write_bytes(encode_segment(checked.schema, checked.identity, [checked.groups[0].batch.slice(0, 30)]))
+    assert audit(tmp_path, database, repair=True)["findings"] == []
+    query(database, f"DELETE FROM {QUOTES} WHERE change_id = 8")
+    assert audit(tmp_path, database, repair=True)["repaired"] == 1
+
+    assert query(database, f"SELECT count(*) FROM {QUOTES}") == [(60,)]
+    assert query(database, "SELECT rows FROM loaded_segments") == [(60,)]
 
 
 def test_the_archive_gives_back_what_a_salvage_has_not(tape: Path, database: str) -> None:

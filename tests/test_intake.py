@@ -309,17 +309,59 @@ def test_what_waits_is_as_far_away_after_a_step_of_the_clock_as_before(bench: Be
 @pytest.mark.fault(11)
 def test_tickers_between_a_dead_connection_and_who_took_over_are_told(bench: Bench) -> None:
     """A move ends when the new one flows; that the old one was silent long before shows only when it is given up."""
-    bench.ticker(0, 1_000)
+    bench.ticker(0, NOW_US // 1000)
     heard_us = bench.now_us
     bench.now_us += 10_000_000
-    bench.ticker(1, 9_000)
-    taken_us = bench.now_us
+    taken_us = bench.now_us - 5_000
+    bench.ticker(1, taken_us // 1000)
     bench.now_us += 25_000_000
     bench.intake.disconnected(0, cause="silence", since_us=heard_us, detail="")
     opened, lost = (gap for gap in bench.rows("data_gaps") if gap["stream"].endswith("tickers"))
 
     assert (opened["instrument"], opened["cause"], lost["status"]) == (NAME, "silence", "lost")
     assert [int(lost[end].timestamp() * 1e6) for end in ("started_at", "ended_at")] == [heard_us, taken_us]
+
+
+def test_by_a_clock_that_is_ahead_no_ticker_is_told_that_was_brought(bench: Bench) -> None:
+    """What was heard is told by the exchange's time, and so is since when the other connection carries it."""
+    ahead_us = 60_000_000
+    bench.ticker(0, (bench.now_us - ahead_us) // 1000)
+    bench.ticker(1, (bench.now_us - ahead_us) // 1000)
+    bench.now_us += 25_000_000
+    bench.intake.disconnected(0, cause="disconnect", since_us=bench.now_us - ahead_us, detail="")
+
+    assert bench.rows("data_gaps") == []
+
+
+@pytest.mark.fault(11, 14)
+def test_a_full_buffer_and_a_lost_connection_do_not_end_the_recorder(bench: Bench) -> None:
+    """A book flows whose snapshot found no room; another connection has shown it since."""
+    for number in range(1000):
+        bench.quote(0, 10 + number, 9 + number if number else None)
+    ms = bench.now_us // 1000
+    bench.intake.quote(0, "new", ms, TOP, 5_000, None, bench.now_us)
+    bench.intake.quote(1, "new", ms, TOP, 5_004, None, bench.now_us)
+    bench.intake.disconnected(0, cause="disconnect", since_us=bench.now_us, detail="")
+    told = {gap["cause"] for gap in bench.rows("data_gaps") if gap["stream"].endswith("quotes")}
+
+    assert told == {"overflow", "disconnect"}
+
+
+@pytest.mark.fault(11)
+def test_a_grant_that_is_lost_before_it_brought_anything_is_told_once(bench: Bench) -> None:
+    """However long the exchange is away then: one gap of all lasts, and no instrument gets one of its own."""
+    both, none = frozenset({"A", "B"}), frozenset[str]()
+    intake = bench.intake
+    intake.chosen(Listing({name: InstrumentData(name) for name in both}), both)
+    intake.subscribed(0, books=both, tickers=both, refused=none, trades=False, lifecycle=False, exchange_us=None)
+    bench.now_us += 1_000_000
+    intake.disconnected(0, cause="disconnect", since_us=bench.now_us, detail="")
+    for _ in range(3):
+        bench.now_us += RESUME_PATIENCE_US
+        intake.tick()
+    told = [gap for gap in bench.rows("data_gaps") if not gap["stream"].endswith("trades")]
+
+    assert [(gap["cause"], gap["instrument"], gap["status"]) for gap in told] == [("disconnect", None, "open")] * 2
 
 
 def test_tickers_that_another_connection_brought_meanwhile_are_not_told(bench: Bench) -> None:

@@ -172,6 +172,30 @@ async def test_a_refused_subscribe_costs_nothing_that_flows(
 
 
 @pytest.mark.fault(12)
+async def test_a_snapshot_that_comes_after_its_ticker_was_left_ends_nothing(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that was given up may take effect late: the book's channel still waits when the ticker is left."""
+    desk, (name, *others) = Desk(exchange, tmp_path), names(exchange)[:6]
+    book, ticker = channels.book(name), channels.ticker(name)
+    async with desk.recording():
+        desk.want([name, *others])
+        await become(desk.flows([name, *others]), "all to flow")
+        (connection,) = desk.pool.connections
+        # So it is after a subscribe of the book alone that was not answered in time, which no fault makes to order.
+        inside = vars(connection)
+        monkeypatch.setattr(asking, "ASK_AGAIN_S", 1.0)
+        inside["_held"].discard(book)
+        inside["_asking"].left_out([book])
+        desk.want(others)
+        await become(lambda: ticker not in inside["_subscriptions"], "the ticker to be left")
+        assert book in inside["_subscriptions"]
+        await become(lambda: book not in inside["_subscriptions"], "the book to be left")
+
+    assert desk.reconnects == 0
+
+
+@pytest.mark.fault(12)
 async def test_what_stays_refused_is_told_as_a_gap_of_its_own(
     exchange: Exchange, tmp_path: Path, refused: list[str]
 ) -> None:

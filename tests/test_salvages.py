@@ -16,7 +16,7 @@ from loader.postgres import ledger
 from recorder.doctor import doctor
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.encode import encode_segment
-from recorder.segments.layout import sealed_files
+from recorder.segments.layout import SegmentName, sealed_files, us_to_datetime
 from recorder.segments.reader import read_segment
 from tests.fix_archive import archive, manifests
 from tests.fix_postgres import SOON_S, load_once, query, wait_for
@@ -240,6 +240,21 @@ def test_of_two_salvages_a_reader_takes_the_larger(root: Path, more_first: bool)
     assert numbers_read(root) == expected
     whole.unlink()
     assert numbers_read(root) == expected
+
+
+def test_a_range_finds_the_same_salvage(root: Path) -> None:
+    """Both have the time of their first row and numbers that follow one another: neither ends the other."""
+    whole = files(root)[1]
+    salvages_beside(whole, [0, 1, 3], [0, 2])
+    for number, path in enumerate(one for one in files(root) if "-other" in one.name):
+        path.rename(path.with_name(f"{whole.name.partition('-')[0]}-other-00000{number + 1}.arrow"))
+    whole.unlink()
+    name = SegmentName.parse(whole.name)
+    assert name is not None
+    with analysis.open(root, start=us_to_datetime(name.start_us + 1)) as con:
+        found = [row[0] for row in con.sql(f"SELECT change_id FROM {QUOTES} ORDER BY 1").fetchall()]
+
+    assert set(SECOND[9:]) <= set(found)
 
 
 def test_a_segment_whose_salvage_is_archived_is_not_read_beside_it(root: Path) -> None:

@@ -147,7 +147,7 @@ class Connection:
         self._snapshot_due_s.clear()
         self._session = session
         self.health.connected, self.health.failed = True, False
-        self.health.began_us, self.health.last_message_us = self._now_us(), 0
+        self.health.began_us, self.health.last_message_us, self.health.lag_us = self._now_us(), 0, 0
         self._changed()
 
     def _session_ended(self, cause: Literal["disconnect", "silence"], detail: str) -> None:
@@ -256,11 +256,16 @@ class Connection:
             tickers=tickers,
             refused=new - (books & tickers),
             trades=any(channels.is_trades(channel) for channel in granted),
-            lifecycle=any(channels.is_lifecycle(channel) for channel in granted),
+            lifecycle=self._lifecycle_held and any(channels.is_lifecycle(channel) for channel in granted),
             exchange_us=exchange_us,
         )
         if granted:
             self._log.info("subscribed", instruments=len(books & tickers), channels=len(granted))
+
+    @property
+    def _lifecycle_held(self) -> bool:
+        """Whether all announcements come: some alone do not tell which instruments there are."""
+        return all(channel in self._held for channel in self.assigned.wide if channels.is_lifecycle(channel))
 
     async def _unsubscribe(self, session: Session) -> None:
         """Leave what is not assigned, also where it is not known whether it was granted."""
@@ -278,8 +283,9 @@ class Connection:
         self._asking.answered(extra)
         names = frozenset(name for c in extra if (name := self._subscriptions.pop(c).instrument) is not None)
         for name in names:
-            self._books.pop(name, None)
-            self._snapshot_due_s.pop(name, None)
+            if channels.book(name) not in self._subscriptions:  # the ticker may be left alone, while that one waits
+                self._books.pop(name, None)
+                self._snapshot_due_s.pop(name, None)
         self._feed.left(self.number, names, trades=any(channels.is_trades(channel) for channel in extra))
         self._log.info("unsubscribed", instruments=len(names), channels=len(extra))
 
@@ -300,6 +306,12 @@ class Connection:
             self._snapshot_due_s.update(dict.fromkeys(overdue, self._refused(exc, ())))
             return
         self._held.difference_update(names)  # until they are granted again, now or later: `_subscribe` asks for them
+        for name in overdue:
+            if (
+                change_id := self._books[name].change_id
+            ) is not None:  # its snapshot came after all, before it was left
+                self._feed.book_broken(self.number, name, change_id + 1, change_id)
+                self._books[name].forget()
         try:
             granted, _ = await session.subscribe(names, paced=False)
         except (RpcError, TimeoutError) as exc:

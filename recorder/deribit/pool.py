@@ -244,9 +244,10 @@ class Pool:
             elif self._flows_on(name, target):
                 del self._moves[name]
                 placement[name] = carriers - {source}
-            elif now_s > self._moves_late_s and self._flows_on(name, source):
+            elif now_s > self._moves_late_s:
                 del self._moves[name]
-                placement[name] = carriers - {target}
+                better = self._book_flows_on(name, target) and not self._book_flows_on(name, source)
+                placement[name] = carriers - {source if better else target}
                 self._moves_after_s = now_s + MOVE_PATIENCE_S
         self._placement = placement
 
