@@ -103,7 +103,8 @@ class Account:
             case "subscribed":
                 for channel in entry["channels"]:
                     self._since[connection, channel] = self._at_us
-                    self._expected.pop((connection, instrument_of(channel)), None)
+                    if channel.startswith("book."):  # begins anew; a ticker may be granted beside a book that flows
+                        self._expected.pop((connection, instrument_of(channel)), None)
             case "unsubscribed":
                 self._let_go([(connection, channel) for channel in entry["channels"]])
             case "close":
