@@ -10,6 +10,8 @@ from recorder.rows import US_PER_MS, quote_row
 
 # A connection that carries a book brings each change within a window or two of any other; after this it is dead.
 HOLD_BACK_US = 1_000_000
+# So long it may take in a process that stands still before it is told without a further message.
+DEAD_US = 2 * HOLD_BACK_US
 
 
 @dataclass
@@ -106,6 +108,17 @@ class Chains:
                     connection, name, cause, since_us=min(behind_us, since_us), now_us=now_us, detail=detail
                 )
         self.passed_by(connection, list(self._ahead))
+
+    def tick(self, now_us: int) -> None:
+        """Tell what those who carry a book have not brought for long, though another has shown it.
+
+        A quiet book may show nothing further, and a process that dies before they are given up tells nothing.
+        """
+        overdue = [name for name, ahead in self._ahead.items() if now_us - ahead.since_us >= DEAD_US]
+        for name in overdue:
+            ahead, newest_id = self._ahead.pop(name), self._newest.get(name, (-1, 0))[0]
+            for connection in self._lane.carriers(name) - ahead.newest.keys():
+                self._stops(connection, name, newest_id + 1, ahead.change_id, now_us)
 
     def known_us(self, instrument: str, now_us: int) -> int:
         """Return the exchange's time of a book's newest recorded change; now, if there is none."""

@@ -310,6 +310,7 @@ class Intake:
         """Do what time asks for; called before each flush round."""
         now_us = self._now_us()
         self.owed.tick(now_us)
+        self._chains.tick(now_us)
         for lane in self.lanes:
             lane.tick(now_us)
         if self._told_day and now_us // US_PER_DAY != self._told_day:

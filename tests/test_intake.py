@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from recorder.chains import HOLD_BACK_US
+from recorder.chains import DEAD_US, HOLD_BACK_US
 from recorder.deribit.book import Top
 from recorder.deribit.messages import InstrumentData, TickerData, TradeData
 from recorder.deribit.universe import Listing
@@ -89,6 +89,26 @@ def test_a_second_connection_does_not_wait_for_a_dead_one(bench: Bench) -> None:
     assert {(gap["first_missing"], gap["last_missing"]) for gap in gaps} == {(11, 16)}
     assert gaps[-1]["status"] == "lost"
     assert int(gaps[0]["started_at"].timestamp() * 1000) == NOW_US // 1000
+
+
+@pytest.mark.fault(11)
+def test_what_a_dead_connection_has_not_brought_of_a_quiet_book_is_told(bench: Bench) -> None:
+    """Nothing further comes of it: the gap is told by time, and lasts until the next row."""
+    bench.quote(0, 10, None)
+    bench.quote(1, 14, None, after_us=50_000)
+    bench.intake.tick()
+    assert bench.rows("data_gaps") == []
+    bench.now_us += DEAD_US
+    bench.intake.tick()
+    (told,) = bench.rows("data_gaps")
+    assert (told["cause"], told["status"]) == ("sequence_break", "open")
+    assert (told["first_missing"], told["last_missing"]) == (11, 14)
+    assert int(told["started_at"].timestamp() * 1000) == NOW_US // 1000
+    bench.quote(1, 16, 14, after_us=50_000)
+
+    assert [(row["prev_change_id"], row["change_id"]) for row in bench.rows("quotes")] == [(None, 10), (14, 16)]
+    assert [gap["status"] for gap in bench.rows("data_gaps")] == ["lost"]
+    assert bench.intake.quotes.carriers(NAME) == {1}
 
 
 @pytest.mark.fault(11, 12)
