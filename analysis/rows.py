@@ -27,6 +27,7 @@ from recorder.segments.schemas import SCHEMAS, stream_kind
 _THREADS = min(os.cpu_count() or 1, 8)
 _AHEAD_FILES = 2 * _THREADS
 _BATCH_ROWS = 65_536
+_COUNTED_ROWS = 1 << 20  # in a batch, where they are only counted
 # A column of nulls in front of a stream's, which DuckDB alone sees: who counts rows asks it for the first column.
 ROW = pa.field("_row", pa.bool_())
 
@@ -55,6 +56,7 @@ class Rows(ds.Dataset):  # type: ignore[misc] # pyarrow is untyped
         self._verify = verify
         self.stream_schema = SCHEMAS[stream_kind(planned.stream) or ""]
         self._chosen: Choice | None = None
+        self._sealed_rows: int | None = None  # once they were counted: what is sealed does not change
         self._files = span.files(planned.stream, _not_archived(planned))
         for file in (*planned.found.left_out, *planned.left_out):
             log.warning("left out %s", file)
@@ -96,7 +98,13 @@ class Rows(ds.Dataset):  # type: ignore[misc] # pyarrow is untyped
         read = [*self._chosen.rows, *([] if self._plan.found.live is None else [self._plan.found.live])]
         for table in read:
             yield from wanted.of(table)
-        yield from chain.from_iterable(_in_turn(self._chosen.paths, wanted, verify=self._verify))
+        sealed = chain.from_iterable(_in_turn(self._chosen.paths, wanted, verify=self._verify))
+        if not wanted.counted:
+            yield from sealed
+            return
+        if self._sealed_rows is None:
+            self._sealed_rows = sum(batch.num_rows for batch in sealed)
+        yield from wanted.of_count(self._sealed_rows)
 
     def _choose(self) -> Choice:
         segments = [segment for manifest in self._plan.manifests for segment in manifest.segments]
@@ -131,7 +139,7 @@ class Wanted:
         text = "" if condition is None else str(condition)
         needed = [number for number, name in enumerate(schema.names) if name in columns or name in text]
         self.needed = needed or [0]  # a table without columns has no rows
-        self._counted = condition is None and columns == [ROW.name]
+        self.counted = condition is None and columns == [ROW.name]
 
     def read(self, path: Path) -> list[pa.RecordBatch]:
         """Return them of a sealed file as its footer says.
@@ -140,10 +148,15 @@ class Wanted:
             FileNotFoundError: it was archived and pruned meanwhile.
             Any of READ_ERRORS: it is not as its footer says.
         """
-        if self._counted:
-            nulls = pa.nulls(count_rows(path, self.schema), ROW.type)
-            return list(pa.table([nulls], schema=pa.schema([ROW])).to_batches(_BATCH_ROWS))
+        if self.counted:
+            return self.of_count(count_rows(path, self.schema))
         return self.of(read_columns(path, self.needed, self.schema))
+
+    def of_count(self, rows: int) -> list[pa.RecordBatch]:
+        """Return as many rows of which nothing is wanted but that they are there."""
+        nulls = pa.nulls(min(rows, _COUNTED_ROWS), ROW.type)
+        sizes = [*([_COUNTED_ROWS] * (rows // _COUNTED_ROWS)), rows % _COUNTED_ROWS]
+        return [pa.RecordBatch.from_arrays([nulls[:size]], schema=pa.schema([ROW])) for size in sizes if size]
 
     def of(self, table: pa.Table) -> list[pa.RecordBatch]:
         """Return them of a file's rows, its flushes together: a small batch takes its reader as long as a large."""
