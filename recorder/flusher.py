@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from recorder.buffers import Buffer, Warner
 from recorder.clock import Clock
 from recorder.free_space import BYTES_PER_GB, FreeSpace
+from recorder.heard import Heard
 from recorder.intake import Intake
 from recorder.runtime import memory
 from recorder.runtime.backoff import Backoff
@@ -25,24 +26,32 @@ class Flusher:
         intake: Intake,
         tape: Tape,
         state: TapeState,
+        heard: Heard,
         clock: Clock,
         *,
         interval_s: float,
+        whole_until_us: Callable[[], dict[str, int]],
         on_round: Callable[[Round], None],
         on_step: Callable[[int], None],
         log: Logger,
     ) -> None:
-        """`on_round` is told what each flush and seal did, `on_step` by how much the clock was set just now."""
+        """`on_round` is told what each flush and seal did, `on_step` by how much the clock was set just now.
+
+        `whole_until_us` says, by stream, until when all was heard that the rows of the moment and before do not tell
+        to be missing.
+        """
         self.free_space = FreeSpace()
         self.turned_s = time.monotonic()  # when it last was about to begin a round; it hangs if that is long ago
         self._on_round = on_round
         self._on_step = on_step
+        self._whole_until_us = whole_until_us
         self._seal_asked = False
         # Rows of before a clock step, and when by the old clock it was: durable and sealed before any later row.
         self._of_before: tuple[dict[str, Batches], int] | None = None
         self._intake = intake
         self._tape = tape
         self._state = state
+        self._heard = heard
         self._clock = clock
         self._interval_s = interval_s
         self._log = log
@@ -95,8 +104,15 @@ class Flusher:
 
     # In the writer thread
 
-    def _write(self, rows: dict[str, Batches], rejects: list[dict[str, str]], now_us: int) -> Round:
+    def _write(
+        self, rows: dict[str, Batches], rejects: list[dict[str, str]], now_us: int, whole_us: dict[str, int]
+    ) -> Round:
         result = self._tape.write_round(rows, now_us=now_us)
+        if whole_us and not result.left:
+            try:
+                self._heard.save(whole_us)
+            except OSError as exc:
+                result.incidents.append(f"state/: {exc}")
         try:
             result.free_bytes = self._tape.free_bytes()
         except OSError as exc:
@@ -129,7 +145,8 @@ class Flusher:
 
     async def _tick_and_flush(self) -> bool:
         self._intake.tick()
-        left = await self._flush(self._take(), self._clock.now_us())
+        whole_us = self._whole_until_us()  # with these rows, and none that come while they are written
+        left = await self._flush(self._take(), self._clock.now_us(), whole_us)
         for buffer in self._intake.buffers:
             buffer.settle(left.get(buffer.stream, ()))
         self._warn(self._intake.buffers)
@@ -138,10 +155,10 @@ class Flusher:
     def _take(self) -> dict[str, Batches]:
         return {buffer.stream: buffer.take() for buffer in self._intake.buffers}
 
-    async def _flush(self, rows: dict[str, Batches], now_us: int) -> dict[str, Batches]:
+    async def _flush(self, rows: dict[str, Batches], now_us: int, whole_us: dict[str, int]) -> dict[str, Batches]:
         """Write rows; return those that the disk refused."""
         begun_s = time.monotonic()
-        result = await self._in_thread(self._write, rows, self._intake.rejects.take(), now_us)
+        result = await self._in_thread(self._write, rows, self._intake.rejects.take(), now_us, whole_us)
         result.flush_s = time.monotonic() - begun_s
         self._report(result)
         self._watch_free_space(result)
@@ -167,7 +184,7 @@ class Flusher:
         """
         assert self._of_before is not None
         rows, before_us = self._of_before
-        left = await self._flush(rows, before_us)
+        left = await self._flush(rows, before_us, {})
         if left:
             self._of_before = left, before_us
             return False

@@ -1,6 +1,6 @@
 """Takes what connections observe and decides what becomes a row: each tick once, each hole told."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Literal
 
@@ -336,13 +336,18 @@ class Intake:
             gap = self.gaps.open(lane.stream, None, "clock_step", started_us=before_us, now_us=now_us, detail=detail)
             self.gaps.settle(gap, "void", now_us=now_us, ended_us=now_us)
 
-    def stopped(self, since_us: int) -> None:
-        """Open the gap that a clean stop leaves; the next start takes it up."""
+    def whole_until_us(self, heard_until_us: Callable[[int], int]) -> dict[str, int]:
+        """Return, by stream, until when nothing is missing but what a gap tells (see Lane.whole_until_us)."""
+        now_us = self._now_us()
+        return {lane.stream: lane.whole_until_us(heard_until_us, now_us) for lane in self.lanes}
+
+    def stopped(self, whole_us: Mapping[str, int]) -> None:
+        """Open the gap that a clean stop leaves, from when each stream was whole; the next start takes it up."""
         now_us = self._now_us()
         self.owed.tell_jumps()
         for lane in self.lanes:
             if not lane.stopped_cleanly():
-                self.gaps.open(lane.stream, None, "stopped", started_us=since_us, now_us=now_us)
+                self.gaps.open(lane.stream, None, "stopped", started_us=whole_us[lane.stream], now_us=now_us)
 
 
 def _is_newer(row: Row, newest: list[Row]) -> bool:

@@ -255,6 +255,21 @@ class Lane:
                 last_missing=ids[1],
             )
 
+    def whole_until_us(self, heard_until_us: Callable[[int], int], now_us: int) -> int:
+        """Return until when nothing is missing but what a gap tells, whatever may show up later.
+
+        That is as far as the connections were heard (`heard_until_us`, by number) on which something flows; of what
+        has brought nothing since its grant, the grant.
+        """
+        together = {frozenset(carriers) for carriers in self._flowing.values()}
+        heard_us = [max(map(heard_until_us, carriers)) for carriers in together]
+        awaited_us = [
+            awaited.since_us
+            for name, awaited in self._awaited.items()
+            if name not in self._broken and not self._is_interrupted(awaited.since_us)
+        ]
+        return min([now_us, *heard_us, *awaited_us])
+
     def _remove(self, connection: int, instrument: str) -> bool:
         """Take a connection off an instrument; True if it was the last on which it flowed."""
         carriers = self._flowing.get(instrument)

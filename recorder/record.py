@@ -15,6 +15,7 @@ from recorder.deribit.universe import Universe
 from recorder.errors import ExchangeNotReached
 from recorder.flusher import Flusher
 from recorder.healer import Healer
+from recorder.heard import Heard
 from recorder.intake import Intake
 from recorder.metrics import LOOK_EVERY_S, Metrics
 from recorder.rejects import Rejects
@@ -126,7 +127,8 @@ class Recorder:
             on_list_missed=lambda: self._watchlist.missed_some(),  # noqa: PLW0108
             log=log,
         )
-        self._tell_crash(data_dir)
+        heard = Heard(data_dir)
+        self._tell_crash(data_dir, heard)
         tape = Tape(
             data_dir,
             recorder=name,
@@ -138,8 +140,10 @@ class Recorder:
             self._intake,
             tape,
             state,
+            heard,
             self._clock,
             interval_s=settings.flush_interval_sec,
+            whole_until_us=self._whole_until_us,
             on_round=self._on_round,
             on_step=lambda step_us: self._pool.clock_stepped(step_us),  # noqa: PLW0108 - it is made next
             log=log,
@@ -223,11 +227,11 @@ class Recorder:
                 self.notify.stopping()
                 too_long = loop.call_later(self._settings.stop_timeout_sec, self._abandon)
                 await self._pool.leave()
-                silent_since_us = self._silent_since_us()
+                whole_us = self._whole_until_us()
                 for task in tasks:
                     task.cancel()
                 await flushing
-            await self._finish(silent_since_us)
+            await self._finish(whole_us)
             too_long.cancel()
         finally:
             self._flusher.close()
@@ -300,13 +304,13 @@ class Recorder:
         self._written.add(done)
         self.metrics.round(done)
 
-    async def _finish(self, silent_since_us: int) -> None:
+    async def _finish(self, whole_us: dict[str, int]) -> None:
         """Flush and seal; `_abandon` ends it if the disk does not let it end.
 
         A stop says that all before it was recorded: it is told once that is durable, as a round begins with the gaps.
         """
         await self._flush_all()
-        self._intake.stopped(silent_since_us)
+        self._intake.stopped(whole_us)
         await self._flush_all()
         await self._flusher.seal()
         self._log.info("stopped", messages=self._intake.received)
@@ -325,16 +329,15 @@ class Recorder:
         sys.stderr.flush()
         os._exit(ExitCode.DISK)
 
-    def _silent_since_us(self) -> int:
-        """When the first connection fell silent: they are left one after another, and one may be open and dead."""
-        now_us = self._clock.now_us()
-        heard = [c.health for c in self._pool.connections if c.health.connected and c.health.channels]
-        return min((one.heard_until_us(now_us) for one in heard), default=now_us)
+    def _whole_until_us(self) -> dict[str, int]:
+        """Until when each stream is whole: a connection may be open and dead, and at a stop one is left first."""
+        return self._intake.whole_until_us(self._pool.heard_until_us)
 
-    def _tell_crash(self, data_dir: DataDir) -> None:
+    def _tell_crash(self, data_dir: DataDir, heard: Heard) -> None:
         """Open a gap from the last durable row of each stream, unless a clean stop opened its own.
 
-        A last row that lies in the future was stamped before the wall clock was set back, which is told as well.
+        It begins before that row where some of what was recorded had fallen silent by then. A last row that lies in
+        the future was stamped before the wall clock was set back, which is told as well.
         """
         now_us, gaps = self._clock.now_us(), self._intake.gaps
         ends = {lane: find_end(data_dir, lane.stream) for lane in self._intake.lanes}
@@ -357,7 +360,8 @@ class Recorder:
                 step = gaps.open(lane.stream, None, "clock_step", started_us=now_us, now_us=now_us, detail=detail)
                 gaps.settle(step, "void", now_us=now_us, ended_us=end.last_us)
             if not lane.stopped_cleanly():
-                lane.interrupted("crash", since_us=since_us, now_us=now_us)
+                whole_us = heard.whole_until_us(lane.stream, since_us)
+                lane.interrupted("crash", since_us=whole_us, now_us=now_us)
 
 
 @contextmanager

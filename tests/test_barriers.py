@@ -114,9 +114,16 @@ BARRIERS = (
     Barrier(
         "a crash is told as a gap",
         "recorder/record.py",
-        'lane.interrupted("crash", since_us=since_us, now_us=now_us)',
+        'lane.interrupted("crash", since_us=whole_us, now_us=now_us)',
         "pass",
         "tests/test_record.py::test_kill_9_loses_nothing_flushed_and_is_told_as_a_gap",
+    ),
+    Barrier(
+        "a crash gap begins with the first connection that fell silent",
+        "recorder/record.py",
+        "whole_us = heard.whole_until_us(lane.stream, since_us)",
+        "whole_us = since_us",
+        "tests/test_kill_points.py::test_a_crash_tells_what_a_half_open_connection_had_not_brought",
     ),
     Barrier(
         "the checksum over rows",

@@ -9,6 +9,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from recorder.flusher import Flusher
+from recorder.heard import Heard
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.logging import get_logger
 from recorder.segments.layout import sealed_files
@@ -39,8 +40,10 @@ class Desk:
             self.intake,
             tape,
             TapeState(self.data_dir, "eth_option_trades"),
+            Heard(self.data_dir),
             clock,
             interval_s=1,
+            whole_until_us=lambda: self.intake.whole_until_us(lambda _number: clock.now_us()),
             on_round=self.on_round,
             on_step=self.steps.append,
             log=get_logger("test"),

@@ -106,6 +106,35 @@ def test_a_gap_does_not_hide_what_is_lost_with_its_own_round(programs: Programs,
     assert ("crash" in causes(tape)) == (ending == "disconnect")
 
 
+@pytest.mark.fault(1, 11)
+def test_a_crash_tells_what_a_half_open_connection_had_not_brought(programs: Programs, tmp_path: Path) -> None:
+    """It is killed while one connection is open and dead and another flows: the crash gap begins with the first."""
+    tape, journal = tmp_path / "tape", tmp_path / "journal"
+    exchange, url = programs.simulate(
+        "--instruments", 40, "--rate", 800, "--seed", 4, "--journal", journal, "--faults", "half_open:at=7,for=60"
+    )
+    recorder = start(programs, url, tape, "--max-channels-per-connection", 50)
+    until(lambda: journal_events(journal, "fault"), "the connection to go dead")
+    time.sleep(4)
+    recorder.kill()
+    last = start(programs, url, tape, "--trade-void-after-sec", 2)
+    until(lambda: any(gap["cause"] == "crash" and gap["status"] == "lost" for gap in gaps(tape)), "the gap's end")
+    until(lambda: nothing_is_owed(tape), "trades to heal", every_s=0.5)
+    assert last.stop() == 0
+    exchange.stop()
+
+    accounted_for(journal, tape)
+    dead_us = journal_events(journal, "fault")[0]["sent_us"]
+    begun_us = {
+        gap["stream"]: int(gap["started_at"].timestamp() * 1e6)
+        for gap in gaps(tape)
+        if gap["cause"] == "crash" and gap["instrument"] is None
+    }
+    assert begun_us.keys() == {f"eth_option_{kind}" for kind in ("quotes", "tickers", "trades")}
+    assert max(begun_us.values()) <= dead_us
+    assert begun_us["eth_option_tickers"] > dead_us - 2_000_000
+
+
 def test_it_dies_at_any_time(programs: Programs, tmp_path: Path, full: bool, record_property: Record) -> None:
     """SIGKILL after random times: I1, I2, I5."""
     tape, seed = tmp_path / "tape", int.from_bytes(os.urandom(3))

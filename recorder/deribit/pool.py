@@ -129,6 +129,10 @@ class Pool:
                 await asyncio.sleep(0)  # lost meanwhile: another one
         raise TimeoutError(f"{method}: the connection was lost {_CALL_TRIES} times")
 
+    def heard_until_us(self, number: int) -> int:
+        """Return until when everything was heard that the exchange sent on a connection."""
+        return self.connections[number].health.heard_until_us(self._now_us())
+
     def clock_stepped(self, step_us: int) -> None:
         """Carry over what the connections measured by the clock as it was before a step."""
         for connection in self.connections:

@@ -115,6 +115,15 @@ def write_file(path: Path, data: bytes) -> None:
     fsync_dir(path.parent)
 
 
+def write_over(path: Path, data: bytes) -> None:
+    """Write over the beginning of a file in place, in one call, and not durably: a power loss may leave what was."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        write(fd, data)
+    finally:
+        os.close(fd)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Replace a file's content durably: a reader sees the old bytes or the new ones, whole."""
     draft = path.with_name(path.name + ".tmp")
