@@ -109,12 +109,12 @@ class Chains:
                 )
         self.passed_by(connection, list(self._ahead))
 
-    def tick(self, now_us: int) -> None:
+    def tick(self, now_us: int, *, patience_us: int = DEAD_US) -> None:
         """Tell what those who carry a book have not brought for long, though another has shown it.
 
         A quiet book may show nothing further, and a process that dies before they are given up tells nothing.
         """
-        overdue = [name for name, ahead in self._ahead.items() if now_us - ahead.since_us >= DEAD_US]
+        overdue = [name for name, ahead in self._ahead.items() if now_us - ahead.since_us >= patience_us]
         for name in overdue:
             ahead, newest_id = self._ahead.pop(name), self._newest.get(name, (-1, 0))[0]
             for connection in self._lane.carriers(name) - ahead.newest.keys():
@@ -124,6 +124,10 @@ class Chains:
         """Return the exchange's time of a book's newest recorded change; now, if there is none."""
         newest = self._newest.get(instrument)
         return now_us if newest is None else newest[1] * US_PER_MS
+
+    def whole_until_us(self, now_us: int) -> int:
+        """Return until when nothing is missing that was shown: of a book that another is ahead of, its own last."""
+        return min([now_us, *(self.known_us(name, now_us) for name in self._ahead)])
 
     def forget(self, instrument: str) -> None:
         """Know nothing of an instrument any more."""

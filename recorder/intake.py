@@ -244,8 +244,8 @@ class Intake:
             self._tell(name, exchange_us or now_us, now_us, recorded=True)
         for name in refused:
             self._tell(name, exchange_us or now_us, now_us)
-        self.quotes.subscribed(connection, books, now_us, refused=refused)
-        self.tickers.subscribed(connection, tickers, now_us, refused=refused)
+        for lane, granted in ((self.quotes, books), (self.tickers, tickers)):
+            lane.subscribed(connection, granted, now_us, refused=refused, exchange_us=exchange_us)
         if trades:
             if self._tape_is_new:
                 self._tape_is_new, self.recording_since_us = False, now_us
@@ -339,7 +339,13 @@ class Intake:
     def whole_until_us(self, heard_until_us: Callable[[int], int]) -> dict[str, int]:
         """Return, by stream, until when nothing is missing but what a gap tells (see Lane.whole_until_us)."""
         now_us = self._now_us()
-        return {lane.stream: lane.whole_until_us(heard_until_us, now_us) for lane in self.lanes}
+        whole_us = {lane.stream: lane.whole_until_us(heard_until_us, now_us) for lane in self.lanes}
+        shown_us = self._chains.whole_until_us(now_us)
+        return {**whole_us, self.quotes.stream: min(shown_us, whole_us[self.quotes.stream])}
+
+    def all_left(self) -> None:
+        """Nothing more comes on any connection: what was shown of books and not brought is told."""
+        self._chains.tick(self._now_us(), patience_us=0)
 
     def stopped(self, whole_us: Mapping[str, int]) -> None:
         """Open the gap that a clean stop leaves, from when each stream was whole; the next start takes it up."""

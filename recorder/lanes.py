@@ -1,6 +1,6 @@
 """A lane is one stream's way from socket to disk: its buffer, who brings it, and its gaps until their fate."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -29,7 +29,13 @@ class Awaited:
     """An instrument that was subscribed and has brought nothing."""
 
     since_us: int
+    exchange_us: int  # the same moment, by the exchange's clock
     on: set[int] = field(default_factory=set)  # the connections on which it was granted
+
+    @property
+    def granted_us(self) -> int:
+        """Where what is missing begins: by the clock that is behind."""
+        return min(self.since_us, self.exchange_us)
 
 
 class Lane:
@@ -58,7 +64,8 @@ class Lane:
             if gap.cause in _UNTIL_ROW and gap.ended_us is None
         }
         self._flowing: dict[str, set[int]] = {}
-        self._begun_us: dict[tuple[int, str], int] = {}  # since when it flows on a connection
+        # Since when it flows on a connection, by our clock and by the exchange's.
+        self._begun_us: dict[tuple[int, str], tuple[int, int]] = {}
         self._broken = {
             gap.instrument: gap
             for gap in gaps.open_gaps
@@ -107,7 +114,7 @@ class Lane:
         has times of the exchange.
         """
         self._flowing.setdefault(instrument, set()).add(connection)
-        self._begun_us.setdefault((connection, instrument), min(now_us, whole_us or now_us))
+        self._begun_us.setdefault((connection, instrument), (now_us, whole_us or now_us))
         awaited = self._awaited.pop(instrument, None)
         if self._chained and awaited is not None and now_us - awaited.since_us > SNAPSHOT_LATE_US:
             self._break_awaited(instrument, awaited, "silence", now_us, "its first snapshot came late")
@@ -154,7 +161,7 @@ class Lane:
             awaited.on.discard(connection)
         if (gone or waited) and not self._flowing and not self._broken:
             begun_us = [since_us] if gone else []
-            begun_us += [self._awaited[name].since_us for name in waited]
+            begun_us += [self._awaited[name].granted_us for name in waited]
             self.interrupted(cause, since_us=min(begun_us), now_us=now_us, detail=detail)
         else:
             for name in gone:
@@ -209,12 +216,21 @@ class Lane:
             self._gaps.open(self.stream, None, cause, started_us=since_us, now_us=now_us, detail=detail)
 
     def subscribed(
-        self, connection: int, granted: AbstractSet[str], now_us: int, *, refused: AbstractSet[str] = frozenset()
+        self,
+        connection: int,
+        granted: AbstractSet[str],
+        now_us: int,
+        *,
+        refused: AbstractSet[str] = frozenset(),
+        exchange_us: int | None = None,
     ) -> None:
-        """These were subscribed (or refused): from now on they are waited for, with an end."""
+        """These were subscribed (or refused): from now on they are waited for, with an end.
+
+        `exchange_us` is when the exchange said so, by its clock.
+        """
         for name in granted | refused:
             if not self.carriers(name):
-                awaited = self._awaited.setdefault(name, Awaited(now_us))
+                awaited = self._awaited.setdefault(name, Awaited(now_us, exchange_us or now_us))
                 if name in granted:
                     awaited.on.add(connection)
 
@@ -222,7 +238,7 @@ class Lane:
         """Stop waiting for instruments that stay silent: each gets a gap row of its own."""
         overdue = [name for name, one in self._awaited.items() if now_us - one.since_us > RESUME_PATIENCE_US]
         for name in overdue:
-            asked_us = self._awaited.pop(name).since_us
+            asked_us = self._awaited.pop(name).granted_us
             since_us = min([asked_us, *(gap.started_us for gap in self._interruptions())])
             self._break(
                 name, "silence", since_us=since_us, now_us=now_us, detail="nothing came since it was subscribed"
@@ -232,9 +248,10 @@ class Lane:
             self._check_resumed(now_us)
 
     def clock_stepped(self, step_us: int) -> None:
-        """Wait for silent instruments as long as before a step of the clock."""
+        """Wait for silent instruments as long as before a step of the clock, and know since when the others flow."""
         for awaited in self._awaited.values():
             awaited.since_us += step_us
+        self._begun_us = {key: (ours_us + step_us, theirs_us) for key, (ours_us, theirs_us) in self._begun_us.items()}
 
     def stopped_cleanly(self) -> bool:
         """Whether a clean stop told where the stream ends, and nothing has begun again since.
@@ -261,14 +278,33 @@ class Lane:
         That is as far as the connections were heard (`heard_until_us`, by number) on which something flows; of what
         has brought nothing since its grant, the grant.
         """
-        together = {frozenset(carriers) for carriers in self._flowing.values()}
-        heard_us = [max(map(heard_until_us, carriers)) for carriers in together]
+        heard_us = {number: heard_until_us(number) for number in set[int]().union(*self._flowing.values())}
+        flows_us = [self._heard_until_us(name, carriers, heard_us) for name, carriers in self._flowing.items()]
         awaited_us = [
-            awaited.since_us
+            awaited.granted_us
             for name, awaited in self._awaited.items()
-            if name not in self._broken and not self._is_interrupted(awaited.since_us)
+            if name not in self._broken and not self._is_interrupted(awaited.granted_us)
         ]
-        return min([now_us, *heard_us, *awaited_us])
+        return min([now_us, *flows_us, *awaited_us])
+
+    def _heard_until_us(self, instrument: str, carriers: AbstractSet[int], heard_us: Mapping[int, int]) -> int:
+        """Return until when an instrument was heard on whichever connection.
+
+        One that began after another had fallen silent did not bring what lies between. Chains tell that by their
+        numbers; and who traded in any time is asked.
+        """
+        if self._chained or self._refetchable:
+            return max(heard_us[number] for number in carriers)
+        first, *others = sorted(carriers, key=lambda number: self._flows_since_us(number, instrument))
+        until_us = heard_us[first]
+        for number in others:
+            if self._flows_since_us(number, instrument) > until_us:
+                break
+            until_us = max(until_us, heard_us[number])
+        return until_us
+
+    def _flows_since_us(self, connection: int, instrument: str) -> int:
+        return min(self._begun_us[connection, instrument])
 
     def _remove(self, connection: int, instrument: str) -> bool:
         """Take a connection off an instrument; True if it was the last on which it flowed."""
@@ -310,8 +346,8 @@ class Lane:
         self, instrument: str, awaited: Awaited, cause: Cause, now_us: int, detail: str | None
     ) -> None:
         """Tell what was missed of an instrument since it was subscribed, unless a gap of all tells it."""
-        if not self._is_interrupted(awaited.since_us):
-            self._break(instrument, cause, since_us=awaited.since_us, now_us=now_us, detail=detail)
+        if not self._is_interrupted(awaited.granted_us):
+            self._break(instrument, cause, since_us=awaited.granted_us, now_us=now_us, detail=detail)
 
     def _tell_taken_over_late(
         self, instrument: str, cause: Cause, *, since_us: int, now_us: int, detail: str | None
@@ -320,7 +356,7 @@ class Lane:
 
         Chains tell that by their numbers; and who traded in any time is asked.
         """
-        begun = [self._begun_us[number, instrument] for number in self.carriers(instrument)]
+        begun = [self._flows_since_us(number, instrument) for number in self.carriers(instrument)]
         if self._chained or self._refetchable or not begun or min(begun) <= since_us:
             return
         if instrument not in self._broken and not self._is_interrupted(since_us):

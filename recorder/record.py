@@ -227,6 +227,7 @@ class Recorder:
                 self.notify.stopping()
                 too_long = loop.call_later(self._settings.stop_timeout_sec, self._abandon)
                 await self._pool.leave()
+                self._intake.all_left()
                 whole_us = self._whole_until_us()
                 for task in tasks:
                     task.cancel()

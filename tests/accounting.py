@@ -8,7 +8,7 @@ channel. Rows are kept as their hashes, so that a journal of millions of message
 import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -300,7 +300,7 @@ def _judge_tickers(account: Account, tape: Path, gaps: Gaps, result: Judgement) 
             name = account.tickers[key].instrument
             if not gaps.touch("tickers", name, min(received), max(received)):
                 result.doubled.append((name, *received))
-    late = _overtaken(account, [ticker for key, ticker in account.tickers.items() if key not in found])
+    late = _overtaken(account, found)
     for key, ticker in account.tickers.items():
         if ticker.sent_us < account.since_us:
             continue
@@ -318,20 +318,27 @@ def _most_times(account: Account) -> Counter[int]:
     return most
 
 
-def _overtaken(account: Account, lost: list[Ticker]) -> set[Ticker]:
-    """Return those that another connection may have overtaken: an older ticker is not recorded after a younger."""
+def _overtaken(account: Account, found: Mapping[int, list[int]]) -> set[Ticker]:
+    """Return those that another connection may have overtaken: an older ticker is not recorded after a younger.
+
+    A recorder that had been standing still reads its connections one after another: the younger one that it received
+    late may have overtaken whatever was sent since.
+    """
+    lost = [ticker for key, ticker in account.tickers.items() if key not in found]
     shared = account.shared()
     concerned = {ticker.instrument for ticker in lost} & shared
-    others: dict[str, list[Ticker]] = defaultdict(list)
-    for ticker in account.tickers.values():
+    others: dict[str, list[tuple[Ticker, int]]] = defaultdict(list)
+    for key, ticker in account.tickers.items():
         if ticker.instrument in concerned:
-            others[ticker.instrument].append(ticker)
+            late_us = max((received_us - ticker.sent_us for received_us in found.get(key, ())), default=0)
+            others[ticker.instrument].append((ticker, late_us))
     return {
         ticker
         for ticker in lost
         if any(
-            other.exchange_us > ticker.exchange_us and abs(other.sent_us - ticker.sent_us) < OVERTAKEN_US
-            for other in others[ticker.instrument]
+            other.exchange_us > ticker.exchange_us
+            and -OVERTAKEN_US < other.sent_us - ticker.sent_us < OVERTAKEN_US + late_us
+            for other, late_us in others[ticker.instrument]
         )
     }
 

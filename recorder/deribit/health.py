@@ -17,12 +17,16 @@ class Health:
     longest_wait_s: float = 0.0  # of a message inside this process, since somebody set it to 0
     channels: int = 0
 
-    def heard_until_us(self, now_us: int) -> int:
+    def heard_until_us(self, now_us: int, heartbeat_age_s: float | None = None) -> int:
         """Until when, by the exchange's clock, nothing can be missing of what it sent: its begin if nothing came yet.
 
-        A process that stood still reads late what was sent before: `last_message_us` alone lies after it.
+        A process that stood still reads late what was sent before: `last_message_us` alone lies after it. All comes
+        in order, so a heartbeat that came so long ago proves it for whatever was sent before.
         """
-        return (self.last_message_us or self.began_us or now_us) - max(self.lag_us, 0)
+        last_us = self.last_message_us or self.began_us or now_us
+        if heartbeat_age_s is not None:
+            last_us = max(last_us, now_us - int(heartbeat_age_s * 1e6))
+        return last_us - max(self.lag_us, 0)
 
     def clock_stepped(self, step_us: int) -> None:
         """Say by the clock as it is now when the last message came, and how long after the exchange sent it."""

@@ -131,7 +131,8 @@ class Pool:
 
     def heard_until_us(self, number: int) -> int:
         """Return until when everything was heard that the exchange sent on a connection."""
-        return self.connections[number].health.heard_until_us(self._now_us())
+        connection = self.connections[number]
+        return connection.health.heard_until_us(self._now_us(), connection.heartbeat_age_s)
 
     def clock_stepped(self, step_us: int) -> None:
         """Carry over what the connections measured by the clock as it was before a step."""
