@@ -173,6 +173,7 @@ class Flusher:
         self._log.warning("clock.stepped", by_s=step_us / 1e6)
         self._of_before = self._take(), before_us
         self._clock.set()
+        self._heard.clock_stepped()
         self._on_step(step_us)
         self._intake.clock_stepped(step_us, before_us)
 

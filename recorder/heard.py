@@ -42,6 +42,10 @@ class Heard:
         heard_us = self._left.get(stream, self._left.get(_OTHERS, last_us))
         return min(last_us, max(heard_us, last_us - LONGEST_US))
 
+    def clock_stepped(self) -> None:
+        """Make the next line durable: after a power loss, one of a clock that was ahead would say nothing."""
+        self._lasts = False
+
     def save(self, whole_us: Mapping[str, int]) -> None:
         """Keep what a durable round says: until when each of these streams was whole.
 

@@ -1,6 +1,6 @@
 """A lane is one stream's way from socket to disk: its buffer, who brings it, and its gaps until their fate."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -276,35 +276,17 @@ class Lane:
         """Return until when nothing is missing but what a gap tells, whatever may show up later.
 
         That is as far as the connections were heard (`heard_until_us`, by number) on which something flows; of what
-        has brought nothing since its grant, the grant.
+        has brought nothing since its grant, the grant. Of several connections one is enough where numbers tell what
+        they miss, or where missing rows are asked for. Else the first that fell silent counts: who began after that
+        did not bring what lies between.
         """
-        heard_us = {number: heard_until_us(number) for number in set[int]().union(*self._flowing.values())}
-        flows_us = [self._heard_until_us(name, carriers, heard_us) for name, carriers in self._flowing.items()]
-        awaited_us = [
-            awaited.granted_us
-            for name, awaited in self._awaited.items()
-            if name not in self._broken and not self._is_interrupted(awaited.granted_us)
+        of_several = max if self._chained or self._refetchable else min
+        heard_us = [
+            of_several(map(heard_until_us, one)) for one in {frozenset(one) for one in self._flowing.values()}
         ]
-        return min([now_us, *flows_us, *awaited_us])
-
-    def _heard_until_us(self, instrument: str, carriers: AbstractSet[int], heard_us: Mapping[int, int]) -> int:
-        """Return until when an instrument was heard on whichever connection.
-
-        One that began after another had fallen silent did not bring what lies between. Chains tell that by their
-        numbers; and who traded in any time is asked.
-        """
-        if self._chained or self._refetchable:
-            return max(heard_us[number] for number in carriers)
-        first, *others = sorted(carriers, key=lambda number: self._flows_since_us(number, instrument))
-        until_us = heard_us[first]
-        for number in others:
-            if self._flows_since_us(number, instrument) > until_us:
-                break
-            until_us = max(until_us, heard_us[number])
-        return until_us
-
-    def _flows_since_us(self, connection: int, instrument: str) -> int:
-        return min(self._begun_us[connection, instrument])
+        told_us = min((gap.started_us for gap in self._interruptions()), default=now_us)
+        granted_us = (awaited.granted_us for name, awaited in self._awaited.items() if name not in self._broken)
+        return min([now_us, *heard_us, *(us for us in granted_us if us < told_us)])
 
     def _remove(self, connection: int, instrument: str) -> bool:
         """Take a connection off an instrument; True if it was the last on which it flowed."""
@@ -356,7 +338,7 @@ class Lane:
 
         Chains tell that by their numbers; and who traded in any time is asked.
         """
-        begun = [self._flows_since_us(number, instrument) for number in self.carriers(instrument)]
+        begun = [min(self._begun_us[number, instrument]) for number in self.carriers(instrument)]
         if self._chained or self._refetchable or not begun or min(begun) <= since_us:
             return
         if instrument not in self._broken and not self._is_interrupted(since_us):

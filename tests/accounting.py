@@ -48,6 +48,7 @@ class Account:
         self.whole_quotes: set[int] = set()
         self.trades: set[int] = set()
         self.tickers: dict[int, Ticker] = {}
+        self.ticker_sent_us: dict[int, int] = {}  # when it was sent last
         self.ticker_times: Counter[tuple[int, int]] = Counter()  # how often, by connection and hash
         self.changes: dict[str, list[tuple[int, int]]] = defaultdict(list)  # of books: change_id, when it was sent
         self.held: dict[str, list[Span]] = defaultdict(list)  # by channel; each connection that held it
@@ -135,6 +136,7 @@ class Account:
             self.whole_quotes.add(hash(row))
         for row in expected.tickers:
             self.tickers.setdefault(hash(row), Ticker(row[1], self._at_us, row[0]))
+            self.ticker_sent_us[hash(row)] = self._at_us
             self.ticker_times[connection, hash(row)] += 1
         self.trades.update(hash(bare_trade(row)) for row in expected.trades)
         for rows in (expected.quotes, expected.tickers, expected.trades):
@@ -330,7 +332,8 @@ def _overtaken(account: Account, found: Mapping[int, list[int]]) -> set[Ticker]:
     others: dict[str, list[tuple[Ticker, int]]] = defaultdict(list)
     for key, ticker in account.tickers.items():
         if ticker.instrument in concerned:
-            late_us = max((received_us - ticker.sent_us for received_us in found.get(key, ())), default=0)
+            # Not repeated since: a connection that begins repeats the last ticker of a quiet option.
+            late_us = max(0, min(found.get(key, ()), default=0) - account.ticker_sent_us[key])
             others[ticker.instrument].append((ticker, late_us))
     return {
         ticker
