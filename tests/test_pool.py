@@ -274,6 +274,34 @@ def test_a_recorder_that_stood_still_tells_its_gap_from_where_it_was_given_up(
     assert max(begun.values()) <= _datetime(closed["sent_us"])
 
 
+@pytest.mark.fault(11)
+def test_a_stop_that_waits_for_a_dead_connection_begins_its_gap_when_the_others_were_left(
+    programs: Programs, tmp_path: Path
+) -> None:
+    """Nothing is subscribed any more meanwhile, though heartbeats go on; nor did the dead one bring anything."""
+    journal, tape = tmp_path / "journal", tmp_path / "tape"
+    exchange, url = programs.simulate(
+        "--instruments", 40, "--rate", 400, "--seed", 3, "--heartbeat-speed", 20, "--journal", journal, "--faults",
+        "half_open:at=5,for=60",
+    )  # fmt: skip
+    recorder = record_all(programs, url, tape, "--max-channels-per-connection", 90, "--redundancy", 2)
+    dead = until(lambda: journal_events(journal, "fault"), "the connection to go dead")[0]
+    time.sleep(0.5)
+    assert recorder.stop() == 0
+    last = record_all(programs, url, tape)
+    until(lambda: any(gap["status"] == "lost" for gap in gaps(tape)), "the gap's end")
+    until(lambda: nothing_is_owed(tape), "trades to heal", every_s=0.5)
+    assert last.stop() == 0
+    exchange.stop()
+    left = journal_events(journal, "unsubscribed")[0]
+    begun = {gap["stream"]: gap["started_at"] for gap in gaps(tape) if gap["cause"] == "stopped" and gap["ended_at"]}
+    accounted_for(journal, tape)
+
+    assert begun.keys() == {f"eth_option_{kind}" for kind in ("quotes", "tickers", "trades")}
+    assert begun["eth_option_tickers"] <= _datetime(dead["sent_us"])
+    assert max(begun.values()) <= _datetime(left["sent_us"])
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.fault(1, 11, 13)
 def test_kill_9_again_and_again_in_the_middle_of_everything(programs: Programs, tmp_path: Path, full: bool) -> None:
