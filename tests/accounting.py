@@ -57,6 +57,7 @@ class Account:
         self._expected: dict[tuple[int, str | None], Expected] = defaultdict(Expected)
         self._since: dict[tuple[int, str], int] = {}
         self._at_us = 0
+        self._open: set[int] = set()
         with journal.open() as lines:
             for line in lines:
                 self._read(json.loads(line))
@@ -109,7 +110,12 @@ class Account:
             case "unsubscribed":
                 self._let_go([(connection, channel) for channel in entry["channels"]])
             case "close":
+                self._open.discard(connection)
                 self._let_go([key for key in self._since if key[0] == connection])
+            case "open":
+                self._open.add(connection)
+            case "unsent":
+                self._take_unsent(connection, entry["message"]["params"])
             case "cut":
                 self._note_trades(entry["message"]["params"]["data"])
             case _:
@@ -128,6 +134,20 @@ class Account:
         self._note_rows(connection, expected)
         self.messages += self._at_us >= self.since_us
         if channel.startswith("book.") and self._at_us >= self.since_us:
+            self.changes[data["instrument_name"]].append((data["change_id"], self._at_us))
+
+    def _take_unsent(self, connection: int, params: dict[str, Any]) -> None:
+        """Take what a connection that played dead did not send: owed where nobody else held its channel."""
+        channel, data = params["channel"], params["data"]
+        if any(other != connection and (other, channel) in self._since for other in self._open):
+            return
+        if channel.startswith("ticker."):
+            expected = Expected()
+            expected.take(connection, channel, data)
+            for row in expected.tickers:
+                self.tickers.setdefault(hash(row), Ticker(row[1], self._at_us, row[0]))
+                self.ticker_sent_us[hash(row)] = self._at_us
+        elif self._at_us >= self.since_us:
             self.changes[data["instrument_name"]].append((data["change_id"], self._at_us))
 
     def _note_rows(self, connection: int, expected: Expected) -> None:

@@ -193,23 +193,28 @@ async def test_too_many_requests_at_every_door(exchange: Exchange, journal: Path
     assert not [line for line in lines_now(exchange, journal) if line.get("event") == "limit"]
 
 
-async def test_a_half_open_connection_is_silent_alone(exchange: Exchange, journal: Path) -> None:
-    """One connection neither sends nor answers a ping, the other goes on; afterwards both do."""
+async def test_a_half_open_connection_is_silent_alone_and_then_reset(exchange: Exchange, journal: Path) -> None:
+    """One connection neither sends nor answers a ping, the other goes on; afterwards the one is refused."""
     async with client(exchange) as one, client(exchange) as two:
         for deribit in (one, two):
             await deribit.call("public/test")
+        await one.subscribe(*(f"ticker.{name}.100ms" for name in names(exchange)))
         async with during(exchange.half_open(exchange.numbers[0], 0.3)) as trouble:
             pong = asyncio.ensure_future(await one.socket.ping())
             await two.call("public/test")
             await (await two.socket.ping())
             was_silent = not pong.done()
             await trouble
-        await pong
-        await one.call("public/test")
+        with pytest.raises(ConnectionClosed):
+            await pong
+        await two.call("public/test")
     [begun, over] = faults_now(exchange, journal)
+    unsent = [line for line in lines_now(exchange, journal) if line.get("event") == "unsent"]
 
     assert was_silent
     assert (begun["kind"], begun["connections"], over["kind"]) == ("half_open", [1], "half_open over")
+    assert {line["connection"] for line in unsent} == {1}
+    assert {line["message"]["params"]["channel"].partition(".")[0] for line in unsent} == {"ticker"}
 
 
 async def test_an_exchange_ends_at_once_with_a_connection_that_plays_dead(exchange: Exchange, journal: Path) -> None:

@@ -25,7 +25,7 @@ class _Rule:
 RULES = {
     "disconnect": _Rule(Sort.CONNECTION, "some connection is cut without a close frame"),
     "kill": _Rule(Sort.CONNECTION, "the same, but the connections are taken in turn"),
-    "half_open": _Rule(Sort.CONNECTION, "one, in turn, neither sends nor reads for so long, and stays open", True),
+    "half_open": _Rule(Sort.CONNECTION, "one, in turn, neither sends nor reads for so long, and is then reset", True),
     "silence": _Rule(Sort.EXCHANGE, "so do all connections at once", True),
     "maintenance": _Rule(
         Sort.EXCHANGE, "told on platform_state, all are closed with 1012; HTTP 503 until it is over", True

@@ -11,6 +11,7 @@ One JSON object a line:
     {"sent_us": …, "event": "refused", "kind": …}         a connection that a fault did not let in
     {"sent_us": …, "event": "listed" | "delivered", "instruments": […]}
     {"sent_us": …, "event": "unsent_trade", "trade": {…}}
+    {"connection": 1, "sent_us": …, "event": "unsent", "message": {…}}      of a book or ticker, while it played dead
 
 Every trade that was made is here: in a message, in a fault of kind `trade_gap`, in a `cut`, or as an `unsent_trade`:
 nobody held its channel, or the connection that did was lost before it was sent (another may have been sent it).

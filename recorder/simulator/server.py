@@ -77,8 +77,13 @@ class Exchange:
             self.kill(number)
 
     async def half_open(self, number: int, for_s: float) -> None:
-        """Play dead on one connection for a while, without closing it."""
+        """Play dead on one connection for a while, without closing it; then whatever comes on it is refused.
+
+        What was not sent cannot arrive any more: a connection that goes on would have brought it.
+        """
         await self._quieten("half_open", [self._sessions[number]], for_s)
+        if number in self._sessions:
+            self._sessions[number].kill("half_open")
 
     def send_raw(self, text: str) -> None:
         """Send any text to every connection."""

@@ -151,10 +151,15 @@ class Session:
         self._waiting.clear()
 
     def _tell_unsent(self, message: bytes, is_data: bool) -> None:  # noqa: FBT001 - the pair that waits
-        """Write down the trades of a message that was meant to be sent and never will be."""
+        """Write down the trades of a message that was meant to be sent and never will be.
+
+        Of a connection that plays dead all of it: its client believes that it is subscribed.
+        """
         if is_data and b'"channel":"trades.' in message:
             for trade in msgspec.json.decode(message, type=_TradesMessage).params.data:
                 self._house.journal.unsent_trade(bytes(trade))
+        elif is_data and self.silent and (b'"channel":"book.' in message or b'"channel":"ticker.' in message):
+            self._house.journal.event("unsent", message, connection=self.number)
 
     def _limit(self, kind: str, **facts: object) -> None:
         """Write down that the client went over a limit."""
