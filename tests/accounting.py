@@ -137,7 +137,10 @@ class Account:
             self.changes[data["instrument_name"]].append((data["change_id"], self._at_us))
 
     def _take_unsent(self, connection: int, params: dict[str, Any]) -> None:
-        """Take what a connection that played dead did not send: owed where nobody else held its channel."""
+        """Take what a connection that played dead did not send: owed where nobody else held its channel.
+
+        Its time is the exchange's: nobody sent it.
+        """
         channel, data = params["channel"], params["data"]
         if any(other != connection and (other, channel) in self._since for other in self._open):
             return
@@ -145,10 +148,10 @@ class Account:
             expected = Expected()
             expected.take(connection, channel, data)
             for row in expected.tickers:
-                self.tickers.setdefault(hash(row), Ticker(row[1], self._at_us, row[0]))
-                self.ticker_sent_us[hash(row)] = self._at_us
-        elif self._at_us >= self.since_us:
-            self.changes[data["instrument_name"]].append((data["change_id"], self._at_us))
+                self.tickers.setdefault(hash(row), Ticker(row[1], row[0], row[0]))
+                self.ticker_sent_us[hash(row)] = row[0]
+        elif data["timestamp"] * 1000 >= self.since_us:
+            self.changes[data["instrument_name"]].append((data["change_id"], data["timestamp"] * 1000))
 
     def _note_rows(self, connection: int, expected: Expected) -> None:
         for row in expected.quotes:
