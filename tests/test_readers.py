@@ -63,7 +63,12 @@ class Writer:
         self.starts += 1
         command = [sys.executable, "-m", "tests.endless_writer", str(self._root), str(self._log)]
         self._process = subprocess.Popen([*command, f"{self._seed}-{self.starts}"], cwd=REPOSITORY)
-        until(lambda: self._alive() and len(self._said("ready")) == self.starts, "the writer", every_s=0.01)
+        until(
+            lambda: self._alive() and len(self._said("ready")) == self.starts,
+            "the writer",
+            patience_s=120,
+            every_s=0.01,
+        )
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
-from typing import Any
+from typing import Any, Self
 
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -27,15 +27,23 @@ from recorder.simulator.live import PHASES, Live, window_us
 CHAINS = ((50, 1), (50, 2), (1000, 1), (1000, 2))  # instruments, redundancy
 MESSAGES = 100_000
 MESSAGES_PER_OPTION_S = 40
-ROUNDS = 3
+ROUNDS = 5
 GOAL = 0.45  # of the bare loop, for 50 instruments on one connection
 _SPAWN = mp.get_context("spawn")
 
 
 def run(share: float) -> dict[str, Any]:
-    """Return a row for each chain: the best of some rounds of each, measured in turn, and their ratio."""
+    """Return a row for each chain: the best of some rounds, and their ratio.
+
+    All take turns in each round, so that a machine which is slower for a minute is so for all.
+    """
     count = int(MESSAGES * share)
-    rows = [_row(instruments, redundancy, count) for instruments, redundancy in CHAINS]
+    with contextlib.ExitStack() as servers:
+        chains = [servers.enter_context(_Chain(*chain, count)) for chain in CHAINS]
+        for _ in range(ROUNDS):
+            for chain in chains:
+                chain.measure()
+        rows = [chain.row() for chain in chains]
     for row in rows:
         row["cpu_beside_first_row"] = round(row["recorder_cpu_us"] / rows[0]["recorder_cpu_us"], 2)
     return {
@@ -45,26 +53,41 @@ def run(share: float) -> dict[str, Any]:
     }
 
 
-def _row(instruments: int, redundancy: int, count: int) -> dict[str, Any]:
-    here, there = _SPAWN.Pipe()
-    server = _SPAWN.Process(target=_serve, args=(there, instruments, redundancy, count), daemon=True)
-    server.start()
-    port = here.recv()
-    bare, whole = [], []
-    for _ in range(ROUNDS):
-        whole.append(_measured(_record, port, redundancy, count))
-        bare.append(_measured(_receive_bare, port, here.recv(), count))  # over what the recorder was just sent
-    server.terminate()
-    reference, ours = max(bare), max(whole)
-    return {
-        "instruments": instruments,
-        "redundancy": redundancy,
-        "messages": count,
-        "bare_messages_per_cpu_s": round(reference),
-        "recorder_messages_per_cpu_s": round(ours),
-        "recorder_cpu_us": round(1e6 / ours, 1),
-        "ratio": round(ours / reference, 3),
-    }
+class _Chain:
+    """One number of instruments, and on how many connections each is; with its server."""
+
+    def __init__(self, instruments: int, redundancy: int, count: int) -> None:
+        self._instruments, self._redundancy, self._count = instruments, redundancy, count
+        self._bare: list[float] = []
+        self._whole: list[float] = []
+        self._here, there = _SPAWN.Pipe()
+        self._server = _SPAWN.Process(target=_serve, args=(there, instruments, redundancy, count), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        self._port = self._here.recv()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.terminate()
+
+    def measure(self) -> None:
+        """Let the recorder receive, and then the bare loops, over what the recorder was just sent."""
+        self._whole.append(_measured(_record, self._port, self._redundancy, self._count))
+        self._bare.append(_measured(_receive_bare, self._port, self._here.recv(), self._count))
+
+    def row(self) -> dict[str, Any]:
+        """Return what was measured."""
+        reference, ours = max(self._bare), max(self._whole)
+        return {
+            "instruments": self._instruments,
+            "redundancy": self._redundancy,
+            "messages": self._count,
+            "bare_messages_per_cpu_s": round(reference),
+            "recorder_messages_per_cpu_s": round(ours),
+            "recorder_cpu_us": round(1e6 / ours, 1),
+            "ratio": round(ours / reference, 3),
+        }
 
 
 def _measured(client: Callable[[Pipe, int, int, int], None], port: int, number: int, count: int) -> float:
