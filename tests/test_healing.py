@@ -38,7 +38,7 @@ class Run:
 SMALL = Run(
     instruments=60,
     faults="trade_gap:every=0.5,until=9;trade_void:every=1.5,until=9;trade_mixed:every=2,until=9;"
-    "sweep:at=6,count=1500;expire_trade_gap:at=5,every=3,until=9;trade_forgotten:at=6,every=2,until=12;"
+    "sweep:at=12,count=1500;expire_trade_gap:at=5,every=3,until=9;trade_forgotten:at=6,every=2,until=12;"
     "kill:every=4,until=9;reorder:every=1,until=9;duplicate:every=1,until=9",
     kills=2,
     between=20,
