@@ -1,4 +1,4 @@
-"""Reads columns of a sealed segment as its footer says, all flushes of a file with one zstd context.
+"""Reads columns of a sealed segment as its footer says, all flushes of a file with one zstd context; and counts rows.
 
 Arrow makes a context for each buffer, of which a minute's file has hundreds, of a few kB each. In a virtual machine
 that takes longer than to decompress them: zstd asks what the processor can do, and the host has to answer. So Arrow
@@ -8,6 +8,7 @@ Nothing of it is believed: what does not fit together raises one of READ_ERRORS,
 Values are not checked, nor does Arrow: that takes the checksums of `recorder.segments.reader.read_segment`.
 """
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -19,12 +20,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import zstandard
 
-from recorder.segments.encode import END_OF_STREAM, FOOTER_MAGIC, MAGIC
+from recorder.segments.encode import END_OF_STREAM, FOOTER_MAGIC, MAGIC, crc32_of_rows
 from recorder.segments.messages import ARROW_ERRORS
 
 # What is raised on bytes that are not as they should be.
 READ_ERRORS = (*ARROW_ERRORS, struct.error, zstandard.ZstdError, OverflowError)
 
+_ENDING_BYTES = 4 + len(FOOTER_MAGIC)  # after the footer: how long it is, and the mark
+_COMMIT_BYTES = 4096  # before the footer: one of ours is shorter, the end of the stream included
+_ROWS_KEYS = ("rows", "rows_crc32")  # the last two that a commit states
 _BLOCK = np.dtype([("offset", "<i8"), ("metadata", "<i4"), ("padding", "<i4"), ("body", "<i8")])
 _PREFIX_BYTES = 8  # before a message's FlatBuffer: the mark, and its length
 _RECORD_BATCH = 3  # of MessageHeader
@@ -40,7 +44,10 @@ _Bits = npt.NDArray[np.uint8]  # each in a byte
 _int32 = struct.Struct("<i").unpack_from
 _uint32 = struct.Struct("<I").unpack_from
 _uint16 = struct.Struct("<H").unpack_from
+_uint16s = [struct.Struct(f"<{count}H").unpack_from for count in range(6)]
 _int64 = struct.Struct("<q").unpack_from
+_pair = struct.Struct("<HH").unpack_from
+_last_block = struct.Struct("<qiiq").unpack_from
 
 
 def read_columns(path: Path, needed: Sequence[int], schema: pa.Schema) -> pa.Table:
@@ -61,13 +68,38 @@ def read_columns(path: Path, needed: Sequence[int], schema: pa.Schema) -> pa.Tab
 
 
 def count_rows(path: Path, schema: pa.Schema) -> int:
-    """Count the rows of a file as its messages say; none is decoded.
+    """Count the rows of a file as its last commit says; where it does not, or is damaged, as the messages do.
 
     Raises:
         FileNotFoundError: it was archived and pruned meanwhile.
         Any of READ_ERRORS: it is not as its footer says, or not as segments are made.
     """
-    return sum(_File(path, schema).rows)
+    stated = _stated_rows(path)
+    return sum(_File(path, schema).rows) if stated is None else stated
+
+
+def _stated_rows(path: Path) -> int | None:
+    """Return how many rows the last commit of a file states, by reading the file's end alone; None if it does not."""
+    with path.open("rb", buffering=0) as file:
+        ending = file.seek(-_ENDING_BYTES, os.SEEK_END)
+        footer = ending - _int32(file.read(_ENDING_BYTES))[0]
+        begin = file.seek(max(footer - _COMMIT_BYTES, 0))
+        data = memoryview(file.read(max(ending - begin, 0)))
+    tail = data[footer - begin :]
+    at, count = _vector(tail, _table(tail, 0)[3])
+    offset, metadata_bytes, _, body_bytes = _last_block(tail, at + _BLOCK.itemsize * (count - 1))
+    if offset + metadata_bytes + body_bytes + len(END_OF_STREAM) != footer:
+        raise pa.ArrowInvalid("the last message does not end where the footer says")
+    if offset < begin:
+        return None  # no commit of ours is that long
+    commit = data[offset - begin :]
+    at, count = _vector(commit, _table(commit, _PREFIX_BYTES)[4])
+    if count < len(_ROWS_KEYS):
+        return None
+    last = range(at + 4 * (count - len(_ROWS_KEYS)), at + 4 * count, 4)
+    (rows_key, rows), (crc32_key, crc32) = (_texts_at(commit, pair) for pair in last)
+    told = (rows_key, crc32_key) == _ROWS_KEYS and crc32_of_rows(rows) == crc32
+    return int(rows) if told else None
 
 
 class _File:
@@ -207,8 +239,8 @@ class _Messages:
         first = data[offset : offset + metadata_bytes]
         if (*_int32(first), *_int32(first, 4)) != (-1, metadata_bytes - _PREFIX_BYTES):
             raise pa.ArrowInvalid("no message begins where the footer says")
-        _version, kind, header, body = _table(first, _PREFIX_BYTES)
-        length, nodes, buffers, compression = _table(first, header)
+        _version, kind, header, body, _metadata = _table(first, _PREFIX_BYTES)
+        length, nodes, buffers, compression, _views = _table(first, header)
         if first[kind] != _RECORD_BATCH or (compression and first[_table(first, compression)[0]] != _ZSTD):
             raise pa.ArrowInvalid("it is no record batch, or compressed otherwise")
         self.compressed = bool(compression)
@@ -279,15 +311,23 @@ def _vector(data: memoryview, at: int) -> tuple[int, int]:
     return start + 4, _uint32(data, start)[0]
 
 
+def _texts_at(data: memoryview, at: int) -> tuple[str, str]:
+    """Return a key and its value; `at` is where the offset of their table lies."""
+    table = at + _uint32(data, at)[0]
+    places = _pair(data, table - _int32(data, table)[0] + 4)
+    key, value = (_vector(data, table + place) for place in places)
+    return str(data[key[0] : sum(key)], "utf-8"), str(data[value[0] : sum(value)], "utf-8")
+
+
 def _table(data: memoryview, at: int) -> list[int]:
-    """Return where the first four fields of a table lie; `at` is where its offset lies.
+    """Return where the first five fields of a table lie; `at` is where its offset lies.
 
     Where a field is left out it is 0: there lies the mark of a message, or of a file, and none of what is looked for.
     """
     table = at + _uint32(data, at)[0]
     vtable = table - _int32(data, table)[0]
-    if vtable < 0:
+    count = _uint16(data, vtable)[0] // 2 - 2 if vtable >= 0 else -1
+    if count < 0:
         raise pa.ArrowInvalid("an offset leads nowhere")
-    (size_bytes,) = _uint16(data, vtable)
-    places = struct.unpack_from(f"<{min(size_bytes // 2 - 2, 4)}H", data, vtable + 4)
-    return [*(place and table + place for place in places), 0, 0, 0, 0][:4]
+    places = _uint16s[min(count, 5)](data, vtable + 4)
+    return [place and table + place for place in places] + [0] * (5 - len(places))

@@ -149,7 +149,7 @@ def _make_streams(
             rows = connection.from_arrow(segments)
             if parts:
                 archived = _archived(connection, planned, parts, span)
-                rows = rows.union(archived.project(f'NULL::BOOLEAN AS "{ROW.name}", *'))
+                rows = rows.union(archived.project(f'NULL::TINYINT AS "{ROW.name}", *'))
             rows = rows.project(_columns(stream))
         rows.create_view(stream, replace=True)
 

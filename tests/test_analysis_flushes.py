@@ -1,5 +1,6 @@
 """Columns of a segment by the places that its footer and messages tell: as Arrow reads them, or not at all."""
 
+import contextlib
 import logging
 import random
 import struct
@@ -31,6 +32,7 @@ QUOTES = "eth_option_quotes"
 QUOTES_SCHEMA = SCHEMAS["quotes"]
 ALL = range(len(QUOTES_SCHEMA))
 READS = (partial(read_columns, needed=ALL, schema=QUOTES_SCHEMA), partial(count_rows, schema=QUOTES_SCHEMA))
+FORMAT_1 = sorted((Path(__file__).parent / "fixtures/format-1").glob("*/date=*/*.arrow"))
 TEXTS = ("", "ETH-27NOV26-1000-C", "é", "漢字", "🦆" * 9)
 
 
@@ -73,6 +75,12 @@ def quotes(path: Path, compression: str | None = "zstd", flushes: int = 3) -> Pa
     return segment(path, [flush(chance, QUOTES_SCHEMA, 12) for _ in range(flushes)], compression)
 
 
+def last_commit(path: Path) -> range:
+    """Return where it lies."""
+    end = read_segment(path).groups[-1].end_bytes
+    return range(path.read_bytes().rindex(b"\xff\xff\xff\xff", 0, end), end)
+
+
 def told(path: Path) -> Iterator[int]:
     """Yield the places of the bytes that say where the others lie: the footer's, and those of each batch of rows."""
     data = path.read_bytes()
@@ -113,6 +121,24 @@ def test_columns_are_what_arrow_reads(
     assert found.schema == pa.schema([schema.field(number) for number in needed])
     assert found.equals(by_arrow(path, needed))
     assert count_rows(path, schema) == sum(rows)
+
+
+def test_counting_reads_the_end_of_a_file_alone(tmp_path: Path) -> None:
+    """Whatever lies before its last commit: that states how many rows there are."""
+    path = quotes(tmp_path / "whole.arrow")
+    commit = last_commit(path)
+    path.write_bytes(b"\0" * commit.start + path.read_bytes()[commit.start :])
+
+    assert count_rows(path, QUOTES_SCHEMA) == 36
+
+
+@pytest.mark.parametrize("path", FORMAT_1, ids=lambda path: str(path.parent.parent.name))
+def test_a_file_whose_commits_do_not_say_is_counted(path: Path) -> None:
+    """Those of the first programs, and of others: as their messages tell."""
+    checked = read_segment(path)
+
+    assert checked.schema is not None
+    assert count_rows(path, checked.schema.remove_metadata()) == checked.rows > 0
 
 
 def test_columns_of_nothing_but_nulls(tmp_path: Path) -> None:
@@ -189,6 +215,19 @@ def test_a_bit_flipped_in_what_tells_of_places_changes_no_row(
     assert refused > len(places) / 2
 
 
+def test_a_bit_flipped_in_the_last_commit_changes_no_count(tmp_path: Path) -> None:
+    """No later checksum is over it: as many rows, or an error."""
+    path = quotes(tmp_path / "whole.arrow")
+    whole, flipped = path.read_bytes(), tmp_path / "flipped.arrow"
+    for at in last_commit(path):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[at] ^= 1 << bit
+            flipped.write_bytes(data)
+            with contextlib.suppress(*READ_ERRORS):
+                assert count_rows(flipped, QUOTES_SCHEMA) == 36, (at, bit)
+
+
 @settings(max_examples=400, deadline=None)
 @given(seed=st.integers(0, 2**32), compression=st.sampled_from([None, "zstd"]), flushes=st.integers(1, 3))
 def test_whatever_a_file_says_no_array_leads_out_of_its_bytes(
@@ -206,11 +245,11 @@ def test_whatever_a_file_says_no_array_leads_out_of_its_bytes(
         struct.pack_into(form, data, at, value if -(2**number) <= value < 2**number else 0)
     path.write_bytes(data)
     try:
-        found = read_columns(path, ALL, QUOTES_SCHEMA)
+        found, rows = read_columns(path, ALL, QUOTES_SCHEMA), count_rows(path, QUOTES_SCHEMA)
     except READ_ERRORS:
         return
     found.validate(full=True)
-    assert found.num_rows == count_rows(path, QUOTES_SCHEMA)
+    assert found.num_rows == rows
 
 
 def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, full: bool) -> None:

@@ -373,7 +373,7 @@ def test_a_segment_whose_beginning_is_damaged_still_counts(
     content = paths[1].read_bytes()
     paths[1].write_bytes(content.replace(b"eth_option_quotes", b"dth_option_quotes", 1))
 
-    with warned(caplog, f"{paths[1].name}: all but 12 rows, for it is of stream dth_option_quotes"):
+    with warned(caplog, f"{paths[1].name}: all but 12 rows, for the schema is not what was written"):
         assert len(by_analysis(data_dir.root)) == 36
 
 

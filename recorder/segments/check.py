@@ -112,6 +112,7 @@ class _Walk:
         self.header_is_whole = True
         self.crc = 0  # of the bytes up to `at`, if they are as they were written
         self.at = 0  # the end of the header or of the last good group, before any damage
+        self.rows = 0  # up to there
 
     def damaged(self, offset_bytes: int, what: str, *, torn: bool = False) -> None:
         self.checked.damage.append(Damage(offset_bytes, what, torn))
@@ -194,6 +195,9 @@ class _Walk:
         crc = zlib.crc32(self.view[self.at : rows_end], self.crc)
         if f"{crc:08x}" != commit.crc32 or not self.accept(commit, self.at):
             return None
+        self.rows += self.checked.groups[-1].batch.num_rows
+        if commit.rows not in (None, self.rows):
+            self.damaged(commit.offset_bytes, f"commit {commit.number} states {commit.rows} rows, not {self.rows}")
         self.pass_commit(commit)
         return commit
 

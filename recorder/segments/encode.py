@@ -37,8 +37,10 @@ class Encoder:
     """Turns record batches into the bytes of one segment: `header()`, then `group()`s, then `end()`.
 
     A group is one flush: a record batch of rows, then a commit batch that states its number, the CRC-32 of every
-    byte of the file before it, and the segment it is of: past damage, where the chain begins anew with what a commit
-    states, the second of two groups from another segment would agree with the first.
+    byte of the file before it, the segment it is of (past damage, where the chain begins anew with what a commit
+    states, the second of two groups from another segment would agree with the first), and how many rows there are up
+    to it: who counts the rows of a sealed file reads its end alone. No later checksum is over the last commit, so
+    that number brings its own.
 
     Nothing here touches a disk, so that a flush reaches the file in one write and a failed write cannot leave the
     encoder believing otherwise: the file is given up, not the encoder asked.
@@ -56,6 +58,7 @@ class Encoder:
         self._header: bytes = MAGIC + self.schema.serialize().to_pybytes()
         self._crc = zlib.crc32(self._header)
         self.commits = 0
+        self.rows = 0
 
     def header(self) -> bytes:
         """Return the magic bytes and the schema message."""
@@ -71,10 +74,12 @@ class Encoder:
                 raise AssertionError("pyarrow wrote another header than schema.serialize() gave")
             rows = rows[len(self._header) :]
         crc = zlib.crc32(rows, self._crc)
-        self._writer.write_batch(
-            self._empty,
-            custom_metadata={"commit": str(self.commits), "crc32": f"{crc:08x}", "segment": self._segment_id},
-        )
+        self.rows += batch.num_rows
+        stated = {
+            "commit": str(self.commits), "crc32": f"{crc:08x}", "segment": self._segment_id,
+            "rows": str(self.rows), "rows_crc32": crc32_of_rows(str(self.rows)),
+        }  # fmt: skip
+        self._writer.write_batch(self._empty, custom_metadata=stated)
         commit = self._sink.take()
         self._crc = zlib.crc32(commit, crc)
         self.commits += 1
@@ -98,6 +103,11 @@ def encode_segment(
     encoder = Encoder(schema, identity, compression=compression)
     parts = [encoder.header(), *(encoder.group(batch) for batch in batches)]
     return b"".join([*parts, encoder.end()])
+
+
+def crc32_of_rows(rows: str) -> str:
+    """Return the checksum of how many rows a commit states: of the digits."""
+    return f"{zlib.crc32(rows.encode()):08x}"
 
 
 class _Sink:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from recorder.segments.encode import END_OF_STREAM, FOOTER_MAGIC
+from recorder.segments.encode import END_OF_STREAM, FOOTER_MAGIC, crc32_of_rows
 from recorder.segments.footer import Malformed, sizes_of_commit
 
 # What pyarrow raises on bytes that are no Arrow message. ArrowInvalid is a ValueError, ArrowIOError an OSError;
@@ -24,7 +24,8 @@ _COMMIT_BODY_BYTES = 8 * 1024
 # The mark that each message begins with, and a length of metadata below 64 KiB.
 _MESSAGE_START = re.compile(rb"\xff\xff\xff\xff[\x00-\xff]{2}\x00\x00")
 _COMMIT_KEY = re.compile(rb"crc32")
-_KEYS = ({b"commit", b"crc32"}, {b"commit", b"crc32", b"segment"})
+# A writer must state the first two. Ours stated three before it stated all.
+_KEYS = ({"commit", "crc32"}, {"commit", "crc32", "segment"}, {"commit", "crc32", "segment", "rows", "rows_crc32"})
 
 
 # A flush is small: to hand its columns to a pool of threads takes three times as long as to do it here.
@@ -39,6 +40,7 @@ class Commit(NamedTuple):
     number: int
     crc32: str
     segment: str  # the segment_id it is of; empty if it does not say
+    rows: int | None  # of the file, up to it; None if it does not say
 
 
 def message_at(buffer: pa.Buffer, offset_bytes: int) -> tuple[Any, int]:
@@ -69,23 +71,26 @@ def commit_at(buffer: pa.Buffer, offset_bytes: int, schema_message: bytes) -> Co
             or end_bytes - offset_bytes - body_bytes > _COMMIT_METADATA_BYTES
         ):
             return None
-        stream = schema_message + buffer.slice(offset_bytes, end_bytes - offset_bytes).to_pybytes()
-        read = pa.ipc.open_stream(pa.py_buffer(stream), options=ONE_THREAD).read_next_batch_with_custom_metadata()
+        said = buffer.slice(offset_bytes, end_bytes - offset_bytes).to_pybytes()
+        stream = pa.py_buffer(schema_message + said)
+        read = pa.ipc.open_stream(stream, options=ONE_THREAD).read_next_batch_with_custom_metadata()
         read.batch.validate(full=True)
-        stated = {} if read.custom_metadata is None else dict(read.custom_metadata)
-        number, crc32 = int(stated[b"commit"]), stated[b"crc32"].decode()
+        stated = {key.decode(): value.decode() for key, value in (read.custom_metadata or {}).items()}
+        number, crc32 = int(stated["commit"]), stated["crc32"]
+        rows = int(stated["rows"]) if "rows" in stated else None
         if (
             read.batch.num_rows
             or stated.keys() not in _KEYS
-            or str(number).encode() != stated[b"commit"]
+            or str(number) != stated["commit"]
             or number < 0
-            or stated.get(b"segment") == b""
+            or stated.get("segment") == ""
             # Told or not there at all: a shorter list of what is stated may be a flipped bit.
-            or (b"segment" in stream[len(schema_message) :]) != (b"segment" in stated)
+            or any((key in said) != (key.decode() in stated) for key in (b"segment", b"rows_crc32"))
             or f"{int(crc32, 16):08x}" != crc32
+            or (rows is not None and stated["rows_crc32"] != crc32_of_rows(stated["rows"]))
         ):
             return None
-        return Commit(offset_bytes, end_bytes, number, crc32, stated.get(b"segment", b"").decode())
+        return Commit(offset_bytes, end_bytes, number, crc32, stated.get("segment", ""), rows)
     except (*ARROW_ERRORS, StopIteration):
         return None
 

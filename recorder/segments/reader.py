@@ -10,7 +10,9 @@ import pyarrow as pa
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.check import Checked, check
 from recorder.segments.encode import FORMAT_VERSION, MAGIC, Identity
+from recorder.segments.header import Refused, identity_in
 from recorder.segments.layout import LIVE_SUFFIX, live_files, sealed_files
+from recorder.segments.messages import ARROW_ERRORS
 
 # A schema message of ours is 1 to 2 KB; metadata could grow, but not a hundredfold.
 _SCHEMA_READ_BYTES = 4 * 1024
@@ -32,7 +34,16 @@ def read_identity(path: Path) -> Identity | None:
     Raises:
         OSError: the file cannot be read.
     """
-    return _read_head(path).identity
+    with path.open("rb", buffering=0) as file:
+        data = file.read(_SCHEMA_READ_BYTES)
+        if len(data) == _SCHEMA_READ_BYTES and _head_bytes(data) > len(data):
+            data += file.read(_SCHEMA_MAX_BYTES - len(data))
+    if not data.startswith(MAGIC):
+        return None
+    try:
+        return identity_in(pa.ipc.read_schema(pa.py_buffer(data[len(MAGIC) :])))
+    except (*ARROW_ERRORS, Refused):
+        return None
 
 
 @dataclass(frozen=True)
@@ -125,22 +136,22 @@ def choose_sealed(paths: Iterable[Path], stream: str, archived: Collection[str] 
     salvages: dict[str, dict[str, int]] = {}  # by the damaged one's id, those of its salvages, each with its size
     left_out = []
     for path in paths:
-        found = _read_head(path)
-        why = _why_not(found, stream)
-        if why:
+        identity = read_identity(path)
+        rows: Path | pa.Table = path
+        if identity is None or identity.stream != stream:
             found = read_segment(path)
-            good = found.identity_proven and not _why_not(found, stream)
-            left_out.append(LeftOut(path, f"all but {found.rows} rows, for {why}" if good else why))
-            if not good:
+            identity, why = found.identity, _why_not(found, stream)
+            if identity is None or why or not found.identity_proven:
+                left_out.append(LeftOut(path, why or found.damage[0].what))
                 continue
-        assert found.identity is not None
-        if found.identity.segment_id in archived or found.identity.salvages in archived:
+            if found.damage:
+                left_out.append(LeftOut(path, f"all but {found.rows} rows, for {found.damage[0].what}"))
+            rows = found.table.replace_schema_metadata(None)
+        if identity.segment_id in archived or identity.salvages in archived or identity.segment_id in chosen:
             continue
-        if found.identity.segment_id in chosen:
-            continue
-        chosen[found.identity.segment_id] = found.table.replace_schema_metadata(None) if why else path
-        if found.identity.salvages:
-            salvages.setdefault(found.identity.salvages, {})[found.identity.segment_id] = path.stat().st_size
+        chosen[identity.segment_id] = rows
+        if identity.salvages:
+            salvages.setdefault(identity.salvages, {})[identity.segment_id] = path.stat().st_size
     dropped = set(salvages)
     for sizes in salvages.values():
         dropped |= sizes.keys() - {max(sizes, key=sizes.__getitem__)}
@@ -164,14 +175,6 @@ def _why_not(checked: Checked, stream: str) -> str:
 def _just_created(checked: Checked) -> bool:
     """Whether a live file has no whole header yet, or never got one: there is nothing to leave out."""
     return checked.identity is None and not checked.newer_version and all(damage.torn for damage in checked.damage)
-
-
-def _read_head(path: Path) -> Checked:
-    with path.open("rb") as file:
-        data = file.read(_SCHEMA_READ_BYTES)
-        if len(data) == _SCHEMA_READ_BYTES and _head_bytes(data) > len(data):
-            data += file.read(_SCHEMA_MAX_BYTES - len(data))
-    return check(data[: _head_bytes(data)])
 
 
 def _head_bytes(data: bytes) -> int:

@@ -163,8 +163,9 @@ def _in_turn(ask: Mapping[str, Callable[[], tuple[float, list[Any]]]]) -> dict[s
         assert all(answer == answers[0] for answer in answers)
     return {
         **{f"{name}_s": round(seconds, 3) for name, seconds in best.items()},
-        # A connection that has counted what is sealed knows it; what else is asked is read each time.
+        # The first that is asked of a connection: it looks into each file for which segment it is.
         "segments_first_s": round(first["segments"], 3),
+        "segments_first_ratio": round(first["segments"] / best["in_order"], 2),
         "archive_ratio": round(best["archive"] / best["sorted"], 2),
         "segments_ratio": round(best["segments"] / best["in_order"], 2),
     }

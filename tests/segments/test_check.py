@@ -69,6 +69,17 @@ def test_a_commit_states_the_crc_of_all_bytes_before_it(sealed: bytes) -> None:
         assert metadata[b"crc32"] == f"{zlib.crc32(sealed[:offset]):08x}".encode()
 
 
+def test_a_commit_states_how_many_rows_there_are_up_to_it(sealed: bytes) -> None:
+    """With a checksum of the digits: no later one is over the last commit."""
+    file = pa.ipc.open_file(sealed)
+    for number, rows in enumerate([b"5", b"8", b"12"]):
+        metadata = file.get_batch_with_custom_metadata(2 * number + 1).custom_metadata
+
+        assert list(metadata)[-2:] == [b"rows", b"rows_crc32"]
+        assert metadata[b"rows"] == rows
+        assert metadata[b"rows_crc32"] == f"{zlib.crc32(rows):08x}".encode()
+
+
 def test_every_truncation_gives_a_committed_prefix(sealed: bytes) -> None:
     """Cut at any byte, a file yields exactly the groups whose commit lies before the cut."""
     bounds = group_bounds(sealed)

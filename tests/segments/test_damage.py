@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from recorder.segments.check import Checked, check
-from recorder.segments.encode import encode_segment
+from recorder.segments.encode import crc32_of_rows, encode_segment
 from recorder.segments.schemas import SCHEMAS, rows_to_batch
 from tests.segment_tools import NOON_US, QUOTES, identity, quote_rows, segment_bytes
 from tests.segments import damages, judge
@@ -142,7 +142,8 @@ def test_a_flip_in_the_last_commit_counts_only_if_a_reader_sees_it(
     passed = 0
     rng = random.Random(seed)
     said = original.data[place.commit : place.end]
-    texts = {at for word in (b"commit", b"crc32", b"segment", b"id-1") for at in around(said, word)}
+    words = (b"commit", b"crc32", b"segment", b"id-1", b"rows", b"rows_crc32")
+    texts = {at for word in words for at in around(said, word)}
     cases = (
         damages.flip(original, place.commit + at, bit)
         for at in range(len(said))
@@ -293,8 +294,8 @@ def test_a_version_that_a_flipped_bit_made_newer_is_put_right() -> None:
     assert checked.damage
 
 
-def test_a_commit_without_the_segment_it_is_of_is_good() -> None:
-    """A commit must have its number and its checksum; another writer may leave out the rest."""
+def by_another(state: Callable[[int], dict[str, str]]) -> bytes:
+    """Two flushes of two rows each, by another writer; `state` is what its commits state besides."""
     schema = SCHEMAS["quotes"].with_metadata(identity().metadata())
     empty = pa.RecordBatch.from_pylist([], schema=schema)
     file = io.BytesIO()
@@ -302,8 +303,24 @@ def test_a_commit_without_the_segment_it_is_of_is_good() -> None:
         for number in range(2):
             writer.write_batch(rows_to_batch(schema, quote_rows(2, first_change_id=1 + 2 * number)))
             crc32 = f"{zlib.crc32(file.getvalue()):08x}"
-            writer.write_batch(empty, custom_metadata={"commit": str(number), "crc32": crc32})
-    checked = check(file.getvalue())
+            writer.write_batch(empty, custom_metadata={"commit": str(number), "crc32": crc32, **state(number)})
+    return file.getvalue()
+
+
+def test_a_commit_that_states_another_number_of_rows_is_named() -> None:
+    """The rows are there all the same: a checksum is over them, and another over the number."""
+    stated = {"segment": identity().segment_id, "rows": "5", "rows_crc32": crc32_of_rows("5")}
+    checked = check(by_another(lambda _: stated))
+
+    named = [damage.what for damage in checked.damage]
+    assert named == ["commit 0 states 5 rows, not 2", "commit 1 states 5 rows, not 4"]
+    assert not checked.sealed
+    assert checked.rows == 4
+
+
+def test_a_commit_without_the_segment_it_is_of_is_good() -> None:
+    """A commit must have its number and its checksum; another writer may leave out the rest."""
+    checked = check(by_another(lambda _: {}))
 
     assert checked.sealed
     assert checked.rows == 4
