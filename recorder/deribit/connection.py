@@ -84,8 +84,13 @@ class Connection:
 
     @property
     def heartbeat_age_s(self) -> float | None:
-        """How long ago the exchange last proved that it is there; None without a session."""
-        return None if self._session is None else time.monotonic() - self._session.last_heartbeat_s
+        """How long ago the exchange last proved that it sends what there is; None if nothing does.
+
+        Without a session nothing does, nor does a heartbeat once the channels are left.
+        """
+        if self._session is None or self._leaving:
+            return None
+        return time.monotonic() - self._session.last_heartbeat_s
 
     async def call(self, method: str, **params: Any) -> Reply:
         """Make a call on the session that is open.

@@ -70,7 +70,6 @@ class Pool:
         self._moves: dict[str, tuple[int, int]] = {}  # instrument -> from, to: carried by both meanwhile
         self._moves_late_s = 0.0  # when those that go on, all begun together, have taken too long
         self._moves_after_s = 0.0  # when others may be begun, where some were given up
-        self._left = False
         self._tasks: dict[int, asyncio.Task[None]] = {}  # of the connections that try, or are open
         # Connections that were not heard of since they were made, or since all were lost. They count as usable: what
         # they carry is not handed to others before they had their turn.
@@ -133,9 +132,7 @@ class Pool:
     def heard_until_us(self, number: int) -> int:
         """Return until when everything was heard that the exchange sent on a connection."""
         connection = self.connections[number]
-        # Once the channels are left a heartbeat says nothing of them.
-        age_s = None if self._left else connection.heartbeat_age_s
-        return connection.health.heard_until_us(self._now_us(), age_s)
+        return connection.health.heard_until_us(self._now_us(), connection.heartbeat_age_s)
 
     def clock_stepped(self, step_us: int) -> None:
         """Carry over what the connections measured by the clock as it was before a step."""
@@ -144,7 +141,6 @@ class Pool:
 
     async def leave(self) -> None:
         """Leave every channel before a clean stop."""
-        self._left = True
         await asyncio.gather(*(connection.leave() for connection in self.connections))
 
     def _grow(self) -> None:
