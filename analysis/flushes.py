@@ -5,7 +5,8 @@ that takes longer than to decompress them: zstd asks what the processor can do, 
 reads the schema, and where the buffers lie is read here, from the tables of Arrow's File.fbs and Message.fbs.
 
 Nothing of it is believed: what does not fit together raises one of READ_ERRORS, and no text leads out of its bytes.
-Values are not checked, nor does Arrow: that takes the checksums of `recorder.segments.reader.read_segment`.
+Values are not checked, nor does Arrow: that takes the checksums of `recorder.segments.reader.read_segment`. Who
+counts takes the number that the last commit states if its own checksum fits; nothing before it is looked at.
 """
 
 import os
@@ -28,7 +29,6 @@ READ_ERRORS = (*ARROW_ERRORS, struct.error, zstandard.ZstdError, OverflowError)
 
 _ENDING_BYTES = 4 + len(FOOTER_MAGIC)  # after the footer: how long it is, and the mark
 _COMMIT_BYTES = 4096  # before the footer: one of ours is shorter, the end of the stream included
-_ROWS_KEYS = ("rows", "rows_crc32")  # the last two that a commit states
 _BLOCK = np.dtype([("offset", "<i8"), ("metadata", "<i4"), ("padding", "<i4"), ("body", "<i8")])
 _PREFIX_BYTES = 8  # before a message's FlatBuffer: the mark, and its length
 _RECORD_BATCH = 3  # of MessageHeader
@@ -68,7 +68,7 @@ def read_columns(path: Path, needed: Sequence[int], schema: pa.Schema) -> pa.Tab
 
 
 def count_rows(path: Path, schema: pa.Schema) -> int:
-    """Count the rows of a file as its last commit says; where it does not, or is damaged, as the messages do.
+    """Count the rows of a file as its last commit states, or if it states none as its messages tell; none is decoded.
 
     Raises:
         FileNotFoundError: it was archived and pruned meanwhile.
@@ -79,14 +79,19 @@ def count_rows(path: Path, schema: pa.Schema) -> int:
 
 
 def _stated_rows(path: Path) -> int | None:
-    """Return how many rows the last commit of a file states, by reading the file's end alone; None if it does not."""
+    """Return how many rows the last commit of a file states, by reading its end alone; None if it states none."""
     with path.open("rb", buffering=0) as file:
         ending = file.seek(-_ENDING_BYTES, os.SEEK_END)
-        footer = ending - _int32(file.read(_ENDING_BYTES))[0]
+        last_bytes = file.read(_ENDING_BYTES)
+        footer = ending - _int32(last_bytes)[0]
+        if not last_bytes.endswith(FOOTER_MAGIC) or not 0 < footer < ending:
+            raise pa.ArrowInvalid("the file does not end in a footer")
         begin = file.seek(max(footer - _COMMIT_BYTES, 0))
-        data = memoryview(file.read(max(ending - begin, 0)))
+        data = memoryview(file.read(ending - begin))
     tail = data[footer - begin :]
     at, count = _vector(tail, _table(tail, 0)[3])
+    if not count:
+        raise pa.ArrowInvalid("there is no message")
     offset, metadata_bytes, _, body_bytes = _last_block(tail, at + _BLOCK.itemsize * (count - 1))
     if offset + metadata_bytes + body_bytes + len(END_OF_STREAM) != footer:
         raise pa.ArrowInvalid("the last message does not end where the footer says")
@@ -94,12 +99,14 @@ def _stated_rows(path: Path) -> int | None:
         return None  # no commit of ours is that long
     commit = data[offset - begin :]
     at, count = _vector(commit, _table(commit, _PREFIX_BYTES)[4])
-    if count < len(_ROWS_KEYS):
+    if count < 2:
         return None
-    last = range(at + 4 * (count - len(_ROWS_KEYS)), at + 4 * count, 4)
-    (rows_key, rows), (crc32_key, crc32) = (_texts_at(commit, pair) for pair in last)
-    told = (rows_key, crc32_key) == _ROWS_KEYS and crc32_of_rows(rows) == crc32
-    return int(rows) if told else None
+    last_two = (_texts_at(commit, at + 4 * number) for number in (count - 2, count - 1))
+    (rows_key, digits), (crc32_key, crc32) = last_two
+    if (rows_key, crc32_key) != ("rows", "rows_crc32"):
+        return None
+    rows = int(digits)
+    return rows if 0 <= rows < _MOST_BYTES and (str(rows), crc32_of_rows(rows)) == (digits, crc32) else None
 
 
 class _File:
@@ -314,7 +321,7 @@ def _vector(data: memoryview, at: int) -> tuple[int, int]:
 def _texts_at(data: memoryview, at: int) -> tuple[str, str]:
     """Return a key and its value; `at` is where the offset of their table lies."""
     table = at + _uint32(data, at)[0]
-    places = _pair(data, table - _int32(data, table)[0] + 4)
+    places = _pair(data, max(table - _int32(data, table)[0], 0) + 4)
     key, value = (_vector(data, table + place) for place in places)
     return str(data[key[0] : sum(key)], "utf-8"), str(data[value[0] : sum(value)], "utf-8")
 
@@ -322,7 +329,8 @@ def _texts_at(data: memoryview, at: int) -> tuple[str, str]:
 def _table(data: memoryview, at: int) -> list[int]:
     """Return where the first five fields of a table lie; `at` is where its offset lies.
 
-    Where a field is left out it is 0: there lies the mark of a message, or of a file, and none of what is looked for.
+    Where a field is left out it is 0: there lies the mark of a message or of a file, or what leads to the footer's
+    table, and none of what is looked for.
     """
     table = at + _uint32(data, at)[0]
     vtable = table - _int32(data, table)[0]

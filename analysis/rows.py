@@ -97,9 +97,8 @@ class Rows(ds.Dataset):  # type: ignore[misc] # pyarrow is untyped
         read = [*self._chosen.rows, *([] if self._plan.found.live is None else [self._plan.found.live])]
         for table in read:
             yield from wanted.of(table)
-        if wanted.counted and not self._verify:  # so little is read of a file that threads would only be in the way
-            counts = (batch.num_rows for path in self._chosen.paths for batch in _read(path, wanted))
-            yield from wanted.of_count(sum(counts))  # together: DuckDB takes as long over a small batch as a large
+        if wanted.counted and not self._verify:  # so little is read of a file that threads would be in the way
+            yield from wanted.of_count(sum(_count(path, wanted) for path in self._chosen.paths))
             return
         yield from chain.from_iterable(_in_turn(self._chosen.paths, wanted, verify=self._verify))
 
@@ -145,8 +144,6 @@ class Wanted:
             FileNotFoundError: it was archived and pruned meanwhile.
             Any of READ_ERRORS: it is not as its footer says.
         """
-        if self.counted:
-            return self.of_count(count_rows(path, self.schema))
         return self.of(read_columns(path, self.needed, self.schema))
 
     def of_count(self, rows: int) -> list[pa.RecordBatch]:
@@ -194,6 +191,16 @@ def _read(path: Path, wanted: Wanted) -> list[pa.RecordBatch]:
         raise
     except READ_ERRORS:
         return _read_whole(path, wanted)
+
+
+def _count(path: Path, wanted: Wanted) -> int:
+    """Count the rows of a sealed file as its end states; where that cannot be, by reading it whole."""
+    try:
+        return count_rows(path, wanted.schema)
+    except FileNotFoundError:
+        raise
+    except READ_ERRORS:
+        return sum(batch.num_rows for batch in _read_whole(path, wanted))
 
 
 def _read_whole(path: Path, wanted: Wanted) -> list[pa.RecordBatch]:

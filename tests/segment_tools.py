@@ -1,6 +1,8 @@
 """Rows and segments for tests."""
 
-from collections.abc import Sequence
+import io
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -52,6 +54,19 @@ def segment_bytes(groups: Sequence[Sequence[Row]], *, stream: str = QUOTES, segm
     """A whole sealed segment."""
     schema = SCHEMAS[stream_kind(stream) or ""]
     return encode_segment(schema, identity(stream, segment_id), [rows_to_batch(schema, rows) for rows in groups])
+
+
+def by_another(state: Callable[[int], dict[str, str]]) -> bytes:
+    """Two flushes of two quotes each, by another writer; `state` says what each of its commits states besides."""
+    schema = SCHEMAS["quotes"].with_metadata(identity().metadata())
+    file = io.BytesIO()
+    with pa.ipc.new_file(file, schema) as writer:
+        for number in range(2):
+            writer.write_batch(rows_to_batch(schema, quote_rows(2, first_change_id=1 + 2 * number)))
+            crc32 = f"{zlib.crc32(file.getvalue()):08x}"
+            commit = {"commit": str(number), "crc32": crc32, **state(number)}
+            writer.write_batch(rows_to_batch(schema, []), custom_metadata=commit)
+    return file.getvalue()
 
 
 def batches(**rows: Sequence[Row]) -> dict[str, list[pa.RecordBatch]]:

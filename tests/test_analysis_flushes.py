@@ -4,6 +4,7 @@ import contextlib
 import logging
 import random
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,17 +23,16 @@ from recorder.runtime.data_dir import DataDir
 from recorder.segments.encode import END_OF_STREAM, encode_segment
 from recorder.segments.layout import sealed_files, us_to_datetime
 from recorder.segments.reader import read_segment
-from recorder.segments.schemas import SCHEMAS, rows_to_batch
+from recorder.segments.schemas import SCHEMAS, rows_to_batch, stream_kind
 from recorder.segments.tape import Tape
 from tests.fix_archive import DAY_US, archive
 from tests.fix_postgres import START_US, make_rows, record
-from tests.segment_tools import identity
+from tests.segment_tools import by_another, identity
 
 QUOTES = "eth_option_quotes"
 QUOTES_SCHEMA = SCHEMAS["quotes"]
 ALL = range(len(QUOTES_SCHEMA))
 READS = (partial(read_columns, needed=ALL, schema=QUOTES_SCHEMA), partial(count_rows, schema=QUOTES_SCHEMA))
-FORMAT_1 = sorted((Path(__file__).parent / "fixtures/format-1").glob("*/date=*/*.arrow"))
 TEXTS = ("", "ETH-27NOV26-1000-C", "é", "漢字", "🦆" * 9)
 
 
@@ -132,13 +132,46 @@ def test_counting_reads_the_end_of_a_file_alone(tmp_path: Path) -> None:
     assert count_rows(path, QUOTES_SCHEMA) == 36
 
 
-@pytest.mark.parametrize("path", FORMAT_1, ids=lambda path: str(path.parent.parent.name))
-def test_a_file_whose_commits_do_not_say_is_counted(path: Path) -> None:
+def test_files_whose_commits_do_not_say_are_counted() -> None:
     """Those of the first programs, and of others: as their messages tell."""
-    checked = read_segment(path)
+    files = sorted((Path(__file__).parent / "fixtures/format-1").glob("*/date=*/*.arrow"))
+    checked = [read_segment(path) for path in files]
+    kinds = [SCHEMAS[stream_kind(path.parent.parent.name) or ""] for path in files]
+    counted = [count_rows(path, kind) for path, kind in zip(files, kinds, strict=True)]
 
-    assert checked.schema is not None
-    assert count_rows(path, checked.schema.remove_metadata()) == checked.rows > 0
+    assert len(files) == 6
+    assert counted == [one.rows for one in checked]
+    assert min(counted) > 0
+
+
+@pytest.mark.parametrize("stated", ["-1", "4_0", " 4", "004", "٤", "4.0", "", "1" * 30])
+def test_a_number_of_rows_that_cannot_be_is_not_believed(tmp_path: Path, stated: str) -> None:
+    """Though its checksum fits: the messages are counted."""
+    rows = {"rows": stated, "rows_crc32": f"{zlib.crc32(stated.encode()):08x}"}
+    path = tmp_path / "odd.arrow"
+    path.write_bytes(by_another(lambda _: rows))
+
+    with contextlib.suppress(*READ_ERRORS):
+        assert count_rows(path, QUOTES_SCHEMA) == 4
+
+
+def test_a_long_commit_is_counted(tmp_path: Path) -> None:
+    """One that begins before what is read of the file's end."""
+    path = segment(tmp_path / "long.arrow", [flush(random.Random(1), QUOTES_SCHEMA, 9)] * 2, name="n" * 9000)
+
+    assert count_rows(path, QUOTES_SCHEMA) == 18
+
+
+def test_a_footer_that_leads_to_an_earlier_commit_is_not_followed(tmp_path: Path) -> None:
+    """The last message ends where the file's messages do, or the file is damaged."""
+    path = quotes(tmp_path / "whole.arrow")
+    data = bytearray(path.read_bytes())
+    last = data.rindex(struct.pack("<q", last_commit(path).start))
+    data[last : last + 24] = data[last - 48 : last - 24]
+    path.write_bytes(data)
+
+    with pytest.raises(READ_ERRORS):
+        count_rows(path, QUOTES_SCHEMA)
 
 
 def test_columns_of_nothing_but_nulls(tmp_path: Path) -> None:
@@ -218,14 +251,17 @@ def test_a_bit_flipped_in_what_tells_of_places_changes_no_row(
 def test_a_bit_flipped_in_the_last_commit_changes_no_count(tmp_path: Path) -> None:
     """No later checksum is over it: as many rows, or an error."""
     path = quotes(tmp_path / "whole.arrow")
-    whole, flipped = path.read_bytes(), tmp_path / "flipped.arrow"
-    for at in last_commit(path):
+    whole, flipped, counted = path.read_bytes(), tmp_path / "flipped.arrow", 0
+    places = last_commit(path)
+    for at in places:
         for bit in range(8):
             data = bytearray(whole)
             data[at] ^= 1 << bit
             flipped.write_bytes(data)
             with contextlib.suppress(*READ_ERRORS):
                 assert count_rows(flipped, QUOTES_SCHEMA) == 36, (at, bit)
+                counted += 1
+    assert counted > 6 * len(places)
 
 
 @settings(max_examples=400, deadline=None)
@@ -245,10 +281,11 @@ def test_whatever_a_file_says_no_array_leads_out_of_its_bytes(
         struct.pack_into(form, data, at, value if -(2**number) <= value < 2**number else 0)
     path.write_bytes(data)
     try:
-        found, rows = read_columns(path, ALL, QUOTES_SCHEMA), count_rows(path, QUOTES_SCHEMA)
+        found = read_columns(path, ALL, QUOTES_SCHEMA)
+        found.validate(full=True)
+        rows = count_rows(path, QUOTES_SCHEMA)
     except READ_ERRORS:
         return
-    found.validate(full=True)
     assert found.num_rows == rows
 
 
@@ -401,13 +438,25 @@ def test_a_segment_without_its_footer_is_counted(tape: Path, caplog: pytest.LogC
     assert any(path.name in record.getMessage() for record in caplog.records)
 
 
-def test_a_count_comes_in_batches(tmp_path: Path) -> None:
-    """However many rows there are, of a file or of all."""
+def test_a_file_whose_columns_are_of_other_types_is_left_out(tape: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is named, and neither counted nor in the way of the others."""
+    path = sealed_files(DataDir(tape), QUOTES)[0]
+    table = pa.ipc.open_file(path.read_bytes()).read_all()
+    at = table.schema.get_field_index("instrument")
+    odd = table.set_column(at, "instrument", table["instrument"].cast(pa.large_string()))
+    metadata = {**table.schema.metadata, b"segment_id": b"another"}
+    with pa.ipc.new_file(path.with_name("odd.arrow"), odd.schema.with_metadata(metadata)) as writer:
+        writer.write_table(odd)
+    with caplog.at_level(logging.WARNING), analysis.open(tape) as con:
+        assert con.sql(f"SELECT count(*) FROM {QUOTES}").fetchall() == [(107,)]
+        assert con.sql(f"FROM {QUOTES}").to_arrow_table().num_rows == 107
+    assert any("odd.arrow" in record.getMessage() for record in caplog.records)
+
+
+def test_a_count_comes_in_batches() -> None:
+    """However many rows there are."""
     schema, most = QUOTES_SCHEMA, 1 << 20
     batches = module.Wanted(schema, ["_row"], None).of_count(2 * most + 7)
-    small = pa.RecordBatch.from_arrays([pa.nulls(150, one.type) for one in schema], schema=schema)
-    (counted,) = module.Wanted(schema, ["_row"], None).read(segment(tmp_path / "small.arrow", [small]))
 
-    assert counted.num_rows == 150
     assert [batch.num_rows for batch in batches] == [most, most, 7]
     assert all(batch.schema.names == ["_row"] for batch in batches)

@@ -104,7 +104,7 @@ def heard_until_us(path: Path) -> int:
 def test_a_crash_after_a_step_backwards_loses_and_doubles_nothing(
     programs: Programs, clock: Clock, record: Callable[..., Program], tmp_path: Path
 ) -> None:
-    """An hour ahead, set right, sealed on both sides, kill -9: the gap begins at the row that was written last."""
+    """An hour ahead, set right, sealed on both sides, kill -9: the gap begins where what was written ends."""
     clock.set(HOUR_S)
     journal, tape = tmp_path / "journal", tmp_path / "tape"
     exchange, url = programs.simulate("--instruments", 30, "--rate", 400, "--seed", 8, "--journal", journal)
@@ -128,8 +128,10 @@ def test_a_crash_after_a_step_backwards_loses_and_doubles_nothing(
     for gap in gaps(tape, "crash"):
         if gap["instrument"] is None:
             ends = [heard_until_us(path) for path in chain(tape, f"eth_option_{gap['stream']}")]
-            # What was sealed before the crash, or the one that recovery sealed, if the stream had one.
-            assert gap["started"] in ends[segments[gap["stream"]] - 1 : segments[gap["stream"]] + 1]
+            # What was sealed before the crash, or the one that recovery sealed, if the stream had one; a bit earlier
+            # where the kill came between a round and its line, or a book was held back.
+            last = ends[segments[gap["stream"]] - 1 : segments[gap["stream"]] + 1]
+            assert any(end - 1_500_000 < gap["started"] <= end for end in last)
             assert gap["started"] < (stepped_at + HOUR_S / 2) * 1e6
             assert gap["started"] <= gap["ended"]
     chain(tape, "data_gaps")

@@ -195,10 +195,10 @@ class _Walk:
         crc = zlib.crc32(self.view[self.at : rows_end], self.crc)
         if f"{crc:08x}" != commit.crc32 or not self.accept(commit, self.at):
             return None
+        self.pass_commit(commit)
         self.rows += self.checked.groups[-1].batch.num_rows
         if commit.rows not in (None, self.rows):
             self.damaged(commit.offset_bytes, f"commit {commit.number} states {commit.rows} rows, not {self.rows}")
-        self.pass_commit(commit)
         return commit
 
     def pass_commit(self, commit: Commit) -> None:

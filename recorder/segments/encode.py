@@ -77,7 +77,7 @@ class Encoder:
         self.rows += batch.num_rows
         stated = {
             "commit": str(self.commits), "crc32": f"{crc:08x}", "segment": self._segment_id,
-            "rows": str(self.rows), "rows_crc32": crc32_of_rows(str(self.rows)),
+            "rows": str(self.rows), "rows_crc32": crc32_of_rows(self.rows),
         }  # fmt: skip
         self._writer.write_batch(self._empty, custom_metadata=stated)
         commit = self._sink.take()
@@ -105,9 +105,9 @@ def encode_segment(
     return b"".join([*parts, encoder.end()])
 
 
-def crc32_of_rows(rows: str) -> str:
-    """Return the checksum of how many rows a commit states: of the digits."""
-    return f"{zlib.crc32(rows.encode()):08x}"
+def crc32_of_rows(rows: int) -> str:
+    """Return the checksum of how many rows a commit states: of the decimal digits."""
+    return f"{zlib.crc32(str(rows).encode()):08x}"
 
 
 class _Sink:

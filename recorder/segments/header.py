@@ -23,19 +23,6 @@ def identity_of(schema: pa.Schema) -> Identity:
         Refused: none of this version begins so.
         Any of ARROW_ERRORS: it does not name a segment.
     """
-    identity = identity_in(schema)
-    if not schema.equals(SCHEMAS[stream_kind(identity.stream) or ""]):
-        raise Refused(f"the columns are not those of stream {identity.stream!r}")
-    return identity
-
-
-def identity_in(schema: pa.Schema) -> Identity:
-    """Return who a segment says it is; of its columns the names alone are looked at, which takes half the time.
-
-    Raises:
-        Refused: none of this version begins so.
-        Any of ARROW_ERRORS: it does not name a segment.
-    """
     metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     version = metadata.pop("format_version", "")
     if version != str(FORMAT_VERSION):
@@ -45,7 +32,7 @@ def identity_in(schema: pa.Schema) -> Identity:
     except TypeError as exc:
         raise Refused(f"the schema does not name a segment ({first_line(exc)})") from exc
     kind = stream_kind(identity.stream)
-    if kind is None or schema.names != SCHEMAS[kind].names:
+    if kind is None or not schema.equals(SCHEMAS[kind]):
         raise Refused(f"the columns are not those of stream {identity.stream!r}")
     return identity
 

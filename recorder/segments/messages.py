@@ -24,8 +24,10 @@ _COMMIT_BODY_BYTES = 8 * 1024
 # The mark that each message begins with, and a length of metadata below 64 KiB.
 _MESSAGE_START = re.compile(rb"\xff\xff\xff\xff[\x00-\xff]{2}\x00\x00")
 _COMMIT_KEY = re.compile(rb"crc32")
-# A writer must state the first two. Ours stated three before it stated all.
-_KEYS = ({"commit", "crc32"}, {"commit", "crc32", "segment"}, {"commit", "crc32", "segment", "rows", "rows_crc32"})
+_MUST = {"commit", "crc32"}
+_ROWS = {"rows", "rows_crc32"}
+# Any other key may be a flipped bit in one of these.
+_KEYS = (_MUST, _MUST | {"segment"}, _MUST | _ROWS, _MUST | {"segment"} | _ROWS)
 
 
 # A flush is small: to hand its columns to a pool of threads takes three times as long as to do it here.
@@ -87,7 +89,7 @@ def commit_at(buffer: pa.Buffer, offset_bytes: int, schema_message: bytes) -> Co
             # Told or not there at all: a shorter list of what is stated may be a flipped bit.
             or any((key in said) != (key.decode() in stated) for key in (b"segment", b"rows_crc32"))
             or f"{int(crc32, 16):08x}" != crc32
-            or (rows is not None and stated["rows_crc32"] != crc32_of_rows(stated["rows"]))
+            or (rows is not None and (str(rows), crc32_of_rows(rows)) != (stated["rows"], stated["rows_crc32"]))
         ):
             return None
         return Commit(offset_bytes, end_bytes, number, crc32, stated.get("segment", ""), rows)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.check import Checked, check
 from recorder.segments.encode import FORMAT_VERSION, MAGIC, Identity
-from recorder.segments.header import Refused, identity_in
+from recorder.segments.header import Refused, identity_of
 from recorder.segments.layout import LIVE_SUFFIX, live_files, sealed_files
 from recorder.segments.messages import ARROW_ERRORS
 
@@ -34,14 +34,14 @@ def read_identity(path: Path) -> Identity | None:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb", buffering=0) as file:
+    with path.open("rb") as file:
         data = file.read(_SCHEMA_READ_BYTES)
         if len(data) == _SCHEMA_READ_BYTES and _head_bytes(data) > len(data):
             data += file.read(_SCHEMA_MAX_BYTES - len(data))
     if not data.startswith(MAGIC):
         return None
     try:
-        return identity_in(pa.ipc.read_schema(pa.py_buffer(data[len(MAGIC) :])))
+        return identity_of(pa.ipc.read_schema(pa.py_buffer(data[len(MAGIC) :])))
     except (*ARROW_ERRORS, Refused):
         return None
 
@@ -141,11 +141,11 @@ def choose_sealed(paths: Iterable[Path], stream: str, archived: Collection[str] 
         if identity is None or identity.stream != stream:
             found = read_segment(path)
             identity, why = found.identity, _why_not(found, stream)
+            damage = found.damage[0].what if found.damage else "its beginning is longer than is looked at"
             if identity is None or why or not found.identity_proven:
-                left_out.append(LeftOut(path, why or found.damage[0].what))
+                left_out.append(LeftOut(path, why or damage))
                 continue
-            if found.damage:
-                left_out.append(LeftOut(path, f"all but {found.rows} rows, for {found.damage[0].what}"))
+            left_out.append(LeftOut(path, f"all but {found.rows} rows, for {damage}"))
             rows = found.table.replace_schema_metadata(None)
         if identity.segment_id in archived or identity.salvages in archived or identity.segment_id in chosen:
             continue
@@ -178,7 +178,7 @@ def _just_created(checked: Checked) -> bool:
 
 
 def _head_bytes(data: bytes) -> int:
-    """Return how long a file's head is, its schema message included: checking that reads nothing else."""
+    """Return how long a file's head is, its schema message included."""
     if len(data) < len(MAGIC) + 8:
         return len(data)
     length = int.from_bytes(data[len(MAGIC) + 4 : len(MAGIC) + 8], "little", signed=True)

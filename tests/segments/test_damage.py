@@ -1,9 +1,7 @@
 """Every kind of damage to a segment's bytes: it is named, costs its own group, and invents nothing."""
 
-import io
 import random
 import resource
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -13,7 +11,7 @@ import pytest
 from recorder.segments.check import Checked, check
 from recorder.segments.encode import crc32_of_rows, encode_segment
 from recorder.segments.schemas import SCHEMAS, rows_to_batch
-from tests.segment_tools import NOON_US, QUOTES, identity, quote_rows, segment_bytes
+from tests.segment_tools import NOON_US, QUOTES, by_another, identity, quote_rows, segment_bytes
 from tests.segments import damages, judge
 from tests.segments.damages import Case
 from tests.segments.judge import Original
@@ -294,35 +292,49 @@ def test_a_version_that_a_flipped_bit_made_newer_is_put_right() -> None:
     assert checked.damage
 
 
-def by_another(state: Callable[[int], dict[str, str]]) -> bytes:
-    """Two flushes of two rows each, by another writer; `state` is what its commits state besides."""
-    schema = SCHEMAS["quotes"].with_metadata(identity().metadata())
-    empty = pa.RecordBatch.from_pylist([], schema=schema)
-    file = io.BytesIO()
-    with pa.ipc.new_file(file, schema) as writer:
-        for number in range(2):
-            writer.write_batch(rows_to_batch(schema, quote_rows(2, first_change_id=1 + 2 * number)))
-            crc32 = f"{zlib.crc32(file.getvalue()):08x}"
-            writer.write_batch(empty, custom_metadata={"commit": str(number), "crc32": crc32, **state(number)})
-    return file.getvalue()
-
-
 def test_a_commit_that_states_another_number_of_rows_is_named() -> None:
     """The rows are there all the same: a checksum is over them, and another over the number."""
-    stated = {"segment": identity().segment_id, "rows": "5", "rows_crc32": crc32_of_rows("5")}
+    stated = {"segment": identity().segment_id, "rows": "5", "rows_crc32": crc32_of_rows(5)}
     checked = check(by_another(lambda _: stated))
 
     named = [damage.what for damage in checked.damage]
     assert named == ["commit 0 states 5 rows, not 2", "commit 1 states 5 rows, not 4"]
     assert not checked.sealed
     assert checked.rows == 4
+    assert checked.whole_bytes == checked.groups[0].end_bytes
 
 
-def test_a_commit_without_the_segment_it_is_of_is_good() -> None:
-    """A commit must have its number and its checksum; another writer may leave out the rest."""
-    checked = check(by_another(lambda _: {}))
+@pytest.mark.parametrize("besides", ["", "segment", "rows", "segment rows"])
+def test_a_commit_without_what_a_writer_may_leave_out_is_good(besides: str) -> None:
+    """A commit must have its number and its checksum, no more."""
+    of_rows = [{"rows": str(rows), "rows_crc32": crc32_of_rows(rows)} for rows in (2, 4)]
+    known = {"segment": [{"segment": identity().segment_id}] * 2, "rows": of_rows}
+    checked = check(
+        by_another(lambda number: {k: v for one in besides.split() for k, v in known[one][number].items()})
+    )
 
     assert checked.sealed
     assert checked.rows == 4
     assert checked.identity is not None
     assert checked.identity.stream == QUOTES
+
+
+@pytest.mark.parametrize("stated", [{"rows": "2"}, {"rows_crc32": crc32_of_rows(2)}, {"more": "1"}])
+def test_a_commit_that_states_half_of_it_or_what_is_not_known_is_none(stated: dict[str, str]) -> None:
+    """It may be a flipped bit in a key."""
+    checked = check(by_another(lambda _: stated))
+
+    assert checked.rows == 0
+    assert checked.damage
+
+
+def test_a_commit_whose_list_of_what_it_states_was_cut_is_none() -> None:
+    """What is told in its bytes, but not in the list: three of five (another 5 is the length of a key)."""
+    one = segment(1, 2)
+    fives = [at for at in range(one.groups[0].commit, one.groups[0].end, 4) if one.data[at : at + 4] == b"\5\0\0\0"]
+    for at in fives:
+        checked = check(one.data[:at] + b"\3" + one.data[at + 1 :])
+
+        assert checked.rows == 0
+        assert checked.damage
+    assert len(fives) == 2
