@@ -190,6 +190,8 @@ def test_a_heartbeat_proves_what_was_sent_before_it() -> None:
     assert health.heard_until_us(LAST_US + 60 * S, 59.5) == LAST_US + S
     health.lag_us = 2 * S
     assert health.heard_until_us(LAST_US + 60 * S, 10.0) == LAST_US + 48 * S
+    health.late_us = 3 * S  # a book's change came later still
+    assert health.heard_until_us(LAST_US + 60 * S, 10.0) == LAST_US + 47 * S
 
 
 def test_a_line_is_written_over_in_one_piece(data_dir: DataDir) -> None:

@@ -152,7 +152,8 @@ class Connection:
         self._snapshot_due_s.clear()
         self._session = session
         self.health.connected, self.health.failed = True, False
-        self.health.began_us, self.health.last_message_us, self.health.lag_us = self._now_us(), 0, 0
+        self.health.began_us, self.health.last_message_us = self._now_us(), 0
+        self.health.lag_us = self.health.late_us = 0
         self._changed()
 
     def _session_ended(self, cause: Literal["disconnect", "silence"], detail: str) -> None:
@@ -357,7 +358,7 @@ class Connection:
             health.longest_wait_s = waited_s
 
     def _on_ticker(self, data: TickerData, now_us: int) -> None:
-        self.health.lag_us = now_us - data.timestamp * 1000
+        self.health.lag_us, self.health.late_us = now_us - data.timestamp * 1000, 0
         self._feed.ticker(self.number, data, now_us)
 
     def _on_book(self, data: BookData, now_us: int) -> None:
@@ -366,6 +367,7 @@ class Connection:
         last = book.change_id
         applied = book.apply(data)
         if applied is Applied.NEW:
+            self.health.late_us = now_us - data.timestamp * 1000
             change_id, prev_change_id = data.change_id, data.prev_change_id
             if self._snapshot_due_s:  # a book that goes on needs no snapshot: it would be left while it flows
                 self._snapshot_due_s.pop(instrument, None)
