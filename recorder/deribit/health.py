@@ -22,8 +22,8 @@ class Health:
         """Until when, by the exchange's clock, nothing can be missing of what it sent: its begin if nothing came yet.
 
         A process that stood still reads late what was sent before: `last_message_us` alone lies after it, and so
-        would the lag of a ticker from before, where a book's change was all that came after that. All comes in order, so a
-        heartbeat that came so long ago proves it for whatever was sent before.
+        would the lag of a ticker from before, where a book's change was all that came after that. All comes in
+        order, so a heartbeat that came so long ago proves it for whatever was sent before.
         """
         last_us = self.last_message_us or self.began_us or now_us
         if heartbeat_age_s is not None:
