@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import zstandard
 
-from recorder.segments.encode import END_OF_STREAM, FOOTER_MAGIC, MAGIC, crc32_of_rows
+from recorder.segments.encode import END_OF_STREAM, FOOTER_MAGIC, MAGIC, believed_rows
 from recorder.segments.messages import ARROW_ERRORS
 
 # What is raised on bytes that are not as they should be.
@@ -46,7 +46,6 @@ _uint32 = struct.Struct("<I").unpack_from
 _uint16 = struct.Struct("<H").unpack_from
 _uint16s = [struct.Struct(f"<{count}H").unpack_from for count in range(6)]
 _int64 = struct.Struct("<q").unpack_from
-_pair = struct.Struct("<HH").unpack_from
 _last_block = struct.Struct("<qiiq").unpack_from
 
 
@@ -80,14 +79,17 @@ def count_rows(path: Path, schema: pa.Schema) -> int:
 
 def _stated_rows(path: Path) -> int | None:
     """Return how many rows the last commit of a file states, by reading its end alone; None if it states none."""
-    with path.open("rb", buffering=0) as file:
-        ending = file.seek(-_ENDING_BYTES, os.SEEK_END)
-        last_bytes = file.read(_ENDING_BYTES)
+    fd = os.open(path, os.O_RDONLY)  # not through a file object: a day has 1,440 files, and it takes longer
+    try:
+        ending = os.fstat(fd).st_size - _ENDING_BYTES
+        last_bytes = os.pread(fd, _ENDING_BYTES, ending)
         footer = ending - _int32(last_bytes)[0]
         if not last_bytes.endswith(FOOTER_MAGIC) or not 0 < footer < ending:
             raise pa.ArrowInvalid("the file does not end in a footer")
-        begin = file.seek(max(footer - _COMMIT_BYTES, 0))
-        data = memoryview(file.read(ending - begin))
+        begin = max(footer - _COMMIT_BYTES, 0)
+        data = memoryview(os.pread(fd, ending - begin, begin))
+    finally:
+        os.close(fd)
     tail = data[footer - begin :]
     at, count = _vector(tail, _table(tail, 0)[3])
     if not count:
@@ -105,8 +107,8 @@ def _stated_rows(path: Path) -> int | None:
     (rows_key, digits), (crc32_key, crc32) = last_two
     if (rows_key, crc32_key) != ("rows", "rows_crc32"):
         return None
-    rows = int(digits)
-    return rows if 0 <= rows < _MOST_BYTES and (str(rows), crc32_of_rows(rows)) == (digits, crc32) else None
+    rows = believed_rows(digits, crc32)
+    return rows if rows is not None and rows < _MOST_BYTES else None
 
 
 class _File:
@@ -320,9 +322,7 @@ def _vector(data: memoryview, at: int) -> tuple[int, int]:
 
 def _texts_at(data: memoryview, at: int) -> tuple[str, str]:
     """Return a key and its value; `at` is where the offset of their table lies."""
-    table = at + _uint32(data, at)[0]
-    places = _pair(data, max(table - _int32(data, table)[0], 0) + 4)
-    key, value = (_vector(data, table + place) for place in places)
+    key, value = (_vector(data, place) for place in _table(data, at)[:2])
     return str(data[key[0] : sum(key)], "utf-8"), str(data[value[0] : sum(value)], "utf-8")
 
 

@@ -151,9 +151,7 @@ class Connection:
         self._books.clear()
         self._snapshot_due_s.clear()
         self._session = session
-        self.health.connected, self.health.failed = True, False
-        self.health.began_us, self.health.last_message_us = self._now_us(), 0
-        self.health.lag_us = self.health.late_us = 0
+        self.health.began(self._now_us())
         self._changed()
 
     def _session_ended(self, cause: Literal["disconnect", "silence"], detail: str) -> None:
@@ -383,6 +381,7 @@ class Connection:
 
     def _on_trades(self, trades: list[TradeData], now_us: int) -> None:
         self._feed.trades(trades, now_us, self.health.heard_until_us(now_us))
+        self.health.late_us = now_us - max((trade.timestamp * 1000 for trade in trades), default=now_us)
 
     def _on_platform(self, data: PlatformData, _now_us: int) -> None:
         if facts := data.facts():

@@ -110,6 +110,16 @@ def crc32_of_rows(rows: int) -> str:
     return f"{zlib.crc32(str(rows).encode()):08x}"
 
 
+def believed_rows(digits: str, crc32: str) -> int | None:
+    """Return how many rows a commit states; None if that is not written as it must be, or its checksum does not fit.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    rows = int(digits)
+    return rows if rows >= 0 and (str(rows), crc32_of_rows(rows)) == (digits, crc32) else None
+
+
 class _Sink:
     """A file for Arrow's writer that keeps what it is given until it is taken."""
 
