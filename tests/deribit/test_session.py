@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,8 @@ async def accepts_and_closes() -> AsyncIterator[tuple[str, list[float]]]:
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", times
 
 
-def connect(url: str, feed: "FeedOfNothing") -> Connection:
-    return Connection(0, url, feed=feed, pacer=Pacer(), changed=nothing, now_us=lambda: 1, log=get_logger("test"))
+def connect(url: str, feed: "FeedOfNothing", now_us: Callable[[], int] = lambda: 1) -> Connection:
+    return Connection(0, url, feed=feed, pacer=Pacer(), changed=nothing, now_us=now_us, log=get_logger("test"))
 
 
 async def test_a_server_that_accepts_and_closes_is_not_stormed() -> None:
@@ -219,6 +219,35 @@ async def test_how_long_messages_wait_in_the_process_is_known() -> None:
     assert ours.health.longest_wait_s > 0.05
     assert before is None
     assert age_s is not None
+
+
+async def test_a_change_or_a_trade_that_is_read_late_was_sent_so_much_earlier() -> None:
+    """After a process stood still one of them may be all that a closed connection left to read, and no ticker."""
+    feed, behind_us = FeedOfNothing(), 3_000_000
+    heard: dict[str, list[int]] = {"quote": [], "trades": []}
+    async with serving(Options(port=0, instruments=5, rate=200)) as exchange:
+        ours = connect(exchange.url, feed, lambda: time.time_ns() // 1000 + behind_us)
+        feed.ticker = lambda *_args: None  # type: ignore[attr-defined]
+        read = ours._on_notification  # noqa: SLF001 - what is read between two tickers
+
+        def noting(channel: str, frame: bytes) -> None:
+            ours.health.lag_us = ours.health.late_us = 0  # as of a ticker from before
+            now_us = time.time_ns() // 1000
+            read(channel, frame)
+            kind = {"book": "quote", "trades": "trades"}.get(channel.partition(".")[0])
+            if kind and b'"snapshot"' not in frame:
+                heard[kind].append(ours.health.heard_until_us(now_us) - now_us)
+
+        ours._on_notification = noting  # type: ignore[method-assign] # noqa: SLF001
+        extra = ("trades.option.ETH.100ms",)
+        ours.assign(Assignment(frozenset(await option_names(exchange.url)), frozenset(extra)))
+        task = asyncio.create_task(ours.run())
+        async with asyncio.timeout(20):
+            while not all(len(found) > 5 for found in heard.values()):  # noqa: ASYNC110 - nothing announces a message
+                await asyncio.sleep(0.05)
+        task.cancel()
+
+    assert max(*heard["quote"], *heard["trades"]) < behind_us / 2
 
 
 async def option_names(url: str) -> list[str]:
