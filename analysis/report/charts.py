@@ -235,7 +235,9 @@ def _time_x(column: str = "time_ms") -> alt.X:
 
 
 def _dates(form: dict[str, str]) -> alt.Axis:
-    return alt.Axis(labelOverlap=True, labelFlush=True, tickCount=_TIMES_APART, grid=False, format=form)
+    return alt.Axis(
+        labelOverlap=True, labelFlush=True, labelSeparation=8, tickCount=_TIMES_APART, grid=False, format=form
+    )
 
 
 def _pointer(series: Sequence[Series]) -> alt.Chart:
