@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from loader.prepare import Numbered, Refused, prepare
 from recorder.doctor import doctor
 from recorder.runtime.data_dir import DataDir
 from recorder.segments import reader
+from recorder.segments.encode import encode_segment
 from recorder.segments.layout import live_files, sealed_files
 from recorder.segments.reader import choose_sealed, read_segment, snapshot
 from recorder.segments.recovery import recover
+from recorder.segments.schemas import SCHEMAS, rows_to_batch
 from tests.endless_writer import newest, row
 from tests.fix_programs import REPOSITORY, Programs, until
-from tests.segment_tools import NOON_US, QUOTES, quotes, tape_in
+from tests.segment_tools import NOON_US, QUOTES, identity, quote_rows, quotes, tape_in
 from tests.segments import judge
 from tests.segments.test_doctor import flip, identity_of, tape, tree, version_2
 
@@ -325,6 +328,21 @@ def test_a_copied_segment_counts_once(data_dir: DataDir) -> None:
     shutil.copyfile(paths[1], paths[1].with_name("a-copy.arrow"))
 
     assert len(by_analysis(data_dir.root)) == 36
+
+
+@pytest.mark.parametrize(("software_bytes", "named"), [(10_000, False), (300_000, True)])
+def test_a_segment_that_says_much_of_itself_gives_its_rows(
+    data_dir: DataDir, caplog: pytest.LogCaptureFixture, software_bytes: int, named: bool
+) -> None:
+    """Its beginning is longer than what is read at first; where it is longer than is looked at, it is named."""
+    paths = tape(data_dir)
+    batch = rows_to_batch(SCHEMAS["quotes"], quote_rows(5))
+    talkative = replace(identity(), software="x" * software_bytes)
+    long = paths[0].with_name("long.arrow")
+    long.write_bytes(encode_segment(batch.schema, talkative, [batch]))
+
+    with warned(caplog, *([f"{long}: all but 5 rows, for its beginning is longer"] if named else [])):
+        assert len(by_analysis(data_dir.root)) == 41
 
 
 def test_a_damaged_segment_and_its_salvage_do_not_count_twice(data_dir: DataDir) -> None:
