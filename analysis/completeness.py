@@ -21,6 +21,7 @@ from analysis.proof import (
     as_gap,
     broken_chain,
     covered_us,
+    judge_beginning,
     judge_books,
     judge_trades,
     recorded_spans,
@@ -50,7 +51,8 @@ QUALIFY trade_seq > lag(trade_seq) OVER w + 1 ORDER BY instrument, first
 # A stream and, of each instrument, the rows next to the range that is looked at.
 _WITH_EDGES = 'SELECT {columns} FROM "{stream}" UNION ALL SELECT {columns} FROM edges'
 _ROWS = """
-SELECT instrument, count(*) AS rows, epoch_us(max(received_at)) AS newest_us FROM "{stream}" GROUP BY instrument
+SELECT instrument, count(*) AS rows, epoch_us(min(received_at)) AS oldest_us, epoch_us(max(received_at)) AS newest_us
+FROM "{stream}" GROUP BY instrument
 """
 _RECORDED = """
 SELECT instrument, epoch_us(received_at) AS at_us, recorded FROM "{stream}" WHERE recorded IS NOT NULL
@@ -67,6 +69,7 @@ FROM {GAPS_STREAM} ORDER BY gap_id, state_no
 
 # What DuckDB may hold of a tape of any length while it sorts; the rest goes to TMPDIR, at no cost that shows.
 _MEMORY = "1GB"
+_TICKS = ("quotes", "trades", "tickers")  # kinds of streams
 # By instrument, when it was told whether it is recorded from then on; in the order of time.
 Told = dict[str, list[tuple[int, bool]]]
 
@@ -80,6 +83,8 @@ class Instrument:
     proven_until: datetime | None = None
     recorded_s: float = 0.0  # how long it was to be recorded, in the range
     covered_s: float = 0.0  # how much of that is proven or told not to be missed: outside of gap rows and holes
+    oldest_us: int = FOREVER  # when its first row in the range was received
+    has_begun: bool = False  # there is a row of it before the range
     holes: list[Hole] = field(default_factory=list)
 
     @property
@@ -96,7 +101,7 @@ class Stream:
     segments: int = 0
     # The newest row of any instrument, or the end if the stream goes on after that.
     proven_until: datetime | None = None
-    not_provable: tuple[datetime, datetime] | None = None  # the time after it
+    not_provable: tuple[datetime, datetime] | None = None  # the time after it in which its market was recorded
     instruments: dict[str, Instrument] = field(default_factory=dict)
     missing_segments: list[str] = field(default_factory=list)
 
@@ -141,6 +146,11 @@ class Completeness:
         ]
 
     @property
+    def measured(self) -> bool:
+        """Whether anything says of an instrument that it was to be recorded in the range."""
+        return any(one.recorded_s for stream in self.streams.values() for one in stream.instruments.values())
+
+    @property
     def nothing(self) -> bool:
         """Whether there is nothing to check: nothing was to be recorded in the range, or nothing says that it was."""
         instruments = [one for stream in self.streams.values() for one in stream.instruments.values()]
@@ -157,7 +167,7 @@ class Completeness:
             return None
         if self.untold or self.missing_segments or (least is not None and self.below(least)):
             return False
-        return None if self.nothing else True
+        return None if self.nothing or (least is not None and not self.measured) else True
 
 
 def check(tape: Tape, span: Span) -> Completeness:
@@ -168,8 +178,7 @@ def check(tape: Tape, span: Span) -> Completeness:
         duckdb.Error: a file cannot be read.
     """
     found = Completeness(span.start, span.end)
-    # What is told is looked at last: else the row after a hole could be seen, and what tells the hole not yet.
-    in_order = sorted(tape.streams(), key=lambda stream: stream_kind(stream) in ("gaps", "instruments"))
+    in_order = _in_order(tape.streams())
     plans = {stream: plan(tape, stream) for stream in in_order}
     for stream, planned in plans.items():
         found.streams[stream] = Stream(stream_kind(stream) or "")
@@ -180,12 +189,29 @@ def check(tape: Tape, span: Span) -> Completeness:
         connection.execute("SET preserve_insertion_order = false").fetchall()
         gaps = gaps_told(connection) if GAPS_STREAM in plans else Gaps()
         recorded = recorded_told(connection, plans)
+        newest: dict[str, datetime] = {}  # by market, the newest row of any of its streams
         for stream, result in found.streams.items():
-            if result.kind in ("quotes", "trades", "tickers"):
-                of_market = recorded.get(stream.removesuffix(f"_{result.kind}"), {})
-                _check_rows(connection, plans[stream], result, gaps, of_market, span)
-                _measure(stream, result, of_market, gaps, span)
+            if result.kind in _TICKS:
+                market = stream.removesuffix(f"_{result.kind}")
+                _check_rows(connection, plans[stream], result, gaps, recorded.get(market, {}), span)
+                if result.proven_until is not None:
+                    newest[market] = max(newest.get(market, result.proven_until), result.proven_until)
+        for stream, result in found.streams.items():
+            market = stream.removesuffix(f"_{result.kind}")
+            if result.kind in _TICKS and market in newest.keys() | recorded.keys():
+                _measure(stream, result, recorded.get(market, {}), gaps, span, newest.get(market))
     return found
+
+
+def _in_order(streams: Iterable[str]) -> list[str]:
+    """Return which streams to look at, in this order: also one of which nothing is left, though it was recorded.
+
+    What is told is looked at last: else the row after a hole could be seen, and what tells the hole not yet.
+    """
+    found = set(streams)
+    markets = [stream.removesuffix("_instruments") for stream in found if stream_kind(stream) == "instruments"]
+    found |= {f"{market}_{kind}" for market in markets for kind in _TICKS}
+    return sorted(found, key=lambda stream: (stream_kind(stream) in ("gaps", "instruments"), stream))
 
 
 def _check_segments(planned: Plan, span: Span, result: Stream, unreadable: list[str]) -> None:
@@ -242,9 +268,9 @@ def _check_rows(
     connection: duckdb.DuckDBPyConnection, planned: Plan, result: Stream, gaps: Gaps, recorded: Told, span: Span
 ) -> None:
     stream, ends = planned.stream, goes_on(planned, span)
-    for name, rows, last_us in connection.sql(_ROWS.format(stream=stream)).fetchall():
-        proven_until = _datetime(last_us)
-        result.instruments[name] = Instrument(rows, proven_until if result.provable else None)
+    for name, rows, oldest_us, newest_us in connection.sql(_ROWS.format(stream=stream)).fetchall():
+        proven_until = _datetime(newest_us)
+        result.instruments[name] = Instrument(rows, proven_until if result.provable else None, oldest_us=oldest_us)
         result.proven_until = max(result.proven_until or proven_until, proven_until)
     result.proven_until = span.end if ends else result.proven_until
     if not result.provable:
@@ -259,6 +285,8 @@ def _check_rows(
     before, after = rows_before(planned, span, begun), rows_after(planned, span, goes)
     for name in names.intersection(after["instrument"].to_pylist()):
         result.instruments.setdefault(name, Instrument()).proven_until = span.end
+    for name in before["instrument"].to_pylist():
+        result.instruments.setdefault(name, Instrument()).has_begun = True
     connection.register("edges", pa.concat_tables([before, after]))
     columns = ", ".join(f'"{name}"' for name in COLUMNS[result.kind])
     rows = _WITH_EDGES.format(stream=stream, columns=columns)
@@ -270,22 +298,30 @@ def _check_rows(
         result.instruments.setdefault(hole.instrument, Instrument()).holes.append(hole)
 
 
-def _measure(stream: str, result: Stream, recorded: Told, gaps: Gaps, span: Span) -> None:
-    """Measure how much of the time in which an instrument was to be recorded is not missed, as far as is known."""
-    now = datetime.now(UTC)
-    proven_until = result.proven_until or span.start
-    if proven_until is None:
+def _measure(stream: str, result: Stream, recorded: Told, gaps: Gaps, span: Span, newest: datetime | None) -> None:
+    """Measure how much of the time in which an instrument was to be recorded is not missed, as far as is known.
+
+    `newest` is the newest row of any stream of the market: until then it was recorded.
+    """
+    end = newest if span.end is None else min(span.end, max(datetime.now(UTC), newest or span.end))
+    began_us = min((at_us for told in recorded.values() for at_us, yes in told if yes), default=None)
+    proven_until = result.proven_until or span.start or (None if began_us is None else _datetime(began_us))
+    if end is None or proven_until is None:
         return
-    end = proven_until if span.end is None else min(span.end, max(now, proven_until))
     if proven_until < end:
         result.not_provable = (proven_until, end)
     if result.kind == "trades":
         return  # healed trades are there though a gap was
     start_us, end_us = _us(Span(span.start, end))
     for name, told in recorded.items():
-        spans = within(recorded_spans(told, end_us), start_us, end_us)
+        whole = recorded_spans(told, end_us)
+        spans = within(whole, start_us, end_us)
         if spans:
             found = result.instruments.setdefault(name, Instrument())
+            if not found.has_begun:
+                # Of tickers it is not known whether there is one before the range.
+                own = spans if result.provable else within([one for one in whole if one[0] >= start_us], 0, end_us)
+                found.holes += judge_beginning(stream, name, own, found.oldest_us, gaps)
             missed = [(gap.from_us, gap.to_us) for gap in gaps.of(stream, name)]
             missed += [(hole.from_us, hole.to_us) for hole in found.holes if not hole.told]
             missed.append((_us(Span(proven_until))[0], end_us))

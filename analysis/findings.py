@@ -60,11 +60,13 @@ def as_lines(found: Completeness, least: float | None) -> Iterator[str]:
             yield f"  holes that gap rows tell: {causes or 'none'}"
         else:
             yield "  not provable: a ticker has no number; gap rows tell when some may be missing"
-        if stream.not_provable:
+        if stream.not_provable and _second(stream.not_provable[0]) != _second(stream.not_provable[1]):
             yield f"  not provable: {' to '.join(map(_second, stream.not_provable))}, after the newest row"
         shares = sorted(one.coverage for one in stream.instruments.values() if one.coverage is not None)
         if shares:
             yield f"  time outside of gap rows: least {shares[0]:.2%}, median {shares[len(shares) // 2]:.2%}"
+        elif rows and stream.kind != "trades":
+            yield "  time outside of gap rows: not known, since nothing tells what was to be recorded"
     yield from _first("NOT TOLD", found.missing_segments)
     yield from _first("NOT TOLD", [_hole(hole) for hole in found.untold])
     yield from _first("not readable", found.unreadable)
@@ -97,6 +99,8 @@ def _answer(found: Completeness, least: float | None) -> str:
     verdict = found.verdict(least)
     if found.unreadable:
         return "could not be checked: something cannot be read"
+    if verdict is None and not found.nothing:
+        return "could not be checked: nothing tells what was to be recorded"
     if verdict is None:
         return "nothing to check: there are no ticks in this time"
     if verdict:
@@ -111,4 +115,6 @@ def _hole(hole: Hole) -> str:
         f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M:%S.%f}" for us in (hole.from_us, hole.to_us)
     )
     what = "a break in the book" if hole.first is None else f"trades {hole.first} to {hole.last}"
+    if hole.begins:
+        what = "nothing came of it"
     return f"{hole.stream} {hole.instrument}: {what}, between {between}"

@@ -7,13 +7,15 @@ with. Trades of an option are whole if their numbers have no hole. Tickers have 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 Range = tuple[int, int]  # first and last; of times in µs since 1970, or of numbers
 FOREVER = 2**62
 # That an instrument is left is told before its channels are: rows may come for so long.
 _LATE_US = 5_000_000
+# A channel that is granted brings at once what there is, and a flush takes a second: much more than both.
+_BEGINS_US = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Hole:
     last: int | None = None
     cause: str = ""  # of the gap row that tells it; empty: nothing does
     status: str = ""
+    begins: bool = False  # there is no row before it: nothing came since the instrument was to be recorded
 
     @property
     def told(self) -> bool:
@@ -128,6 +131,32 @@ def judge_books(
     return holes
 
 
+def judge_beginning(stream: str, instrument: str, spans: Iterable[Range], oldest_us: int, gaps: Gaps) -> list[Hole]:
+    """Say where nothing came of an instrument before its first row, though it was recorded and no gap row tells why.
+
+    Args:
+        stream: of quotes or tickers, whose channels begin with what there is.
+        instrument: of which there is no row before the first of these.
+        spans: when it was recorded.
+        oldest_us: when its first row was received; FOREVER if there is none.
+        gaps: what is told.
+    """
+    missed = [(gap.from_us, gap.to_us) for gap in gaps.of(stream, instrument)]
+    silent = [
+        (x, y)
+        for a, b in spans
+        for x, y in outside(missed_in(missed, a, b), a, min(b, oldest_us))
+        if y - x > _BEGINS_US
+    ]
+    # What is void is a step of the clock: over it times do not subtract.
+    steps = [gap for gap in gaps.newest if gap.status == "void" and gap.stream == stream] if silent else []
+    return [
+        Hole(stream, instrument, x, y, begins=True)
+        for x, y in silent
+        if not any(gap.from_us <= y and x <= gap.to_us for gap in steps)
+    ]
+
+
 def judge_trades(stream: str, jumps: Iterable[tuple[str, int, int, int, int]], gaps: Gaps) -> list[Hole]:
     """Say of each jump in an option's trade numbers what is told of those between.
 
@@ -182,6 +211,12 @@ def covered_us(spans: Sequence[Range], missed: Iterable[Range]) -> int:
     for a, b in spans:
         total -= sum(y - x for x, y in union(within(missed_in(missed, a, b), a, b)))
     return total
+
+
+def outside(missed: Iterable[Range], start_us: int, end_us: int) -> list[Range]:
+    """Return what of a range lies outside of what was missed."""
+    cuts = [start_us, *chain.from_iterable(union(within(missed, start_us, end_us))), end_us]
+    return [(a, b) for a, b in zip(cuts[::2], cuts[1::2], strict=True) if a < b]
 
 
 def missed_in(missed: Iterable[Range], start_us: int, end_us: int) -> list[Range]:

@@ -1,6 +1,7 @@
 """What `analysis completeness` proves, names, and will not say."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from recorder.segments.tape import Tape
 from tests.fix_archive import archive, flip_a_bit
 from tests.segment_tools import NOON_US, batches, tape_in
 
-QUOTES, TRADES = "eth_option_quotes", "eth_option_trades"
+QUOTES, TICKERS, TRADES = "eth_option_quotes", "eth_option_tickers", "eth_option_trades"
 S = 1_000_000
 Answer = tuple[int, dict[str, Any]]
 Rows = dict[str, list[Row]]
@@ -29,6 +30,11 @@ Rows = dict[str, list[Row]]
 def quote(at_s: float, change_id: int, prev: int | None, name: str = "A") -> Row:
     at_us = NOON_US + round(at_s * S)
     return (at_us, name, at_us, 1.0, 1.0, 2.0, 1.0, None, None, change_id, prev)
+
+
+def ticker(at_s: float, name: str = "A") -> Row:
+    at_us = NOON_US + round(at_s * S)
+    return (at_us, name, at_us, *[None] * 22)
 
 
 def trade(at_s: float, seq: int) -> Row:
@@ -88,19 +94,20 @@ def told(root: Path, *arguments: str) -> list[str]:
 
 @pytest.fixture
 def tape(data_dir: DataDir) -> Tape:
-    """Return a tape of three segments of quotes that are whole, ten seconds and three changes each."""
+    """Return a tape of three segments of quotes that are whole, ten seconds each, and one of tickers."""
     tape = tape_in(data_dir)
     write(
-        tape, eth_option_instruments=[option(0, recorded=True)], eth_option_quotes=[quote(0, 1, None), quote(1, 2, 1)]
-    )
+        tape, eth_option_instruments=[option(0, recorded=True)],
+        eth_option_quotes=[quote(0, 1, None), quote(1, 2, 1)], eth_option_tickers=[ticker(0), ticker(30)],
+    )  # fmt: skip
     write(tape, eth_option_quotes=[quote(10, 3, 2), quote(11, 4, 3)])
     write(tape, eth_option_quotes=[quote(20, 5, 4), quote(30, 6, 5)])
     return tape
 
 
-def test_a_whole_tape_is_complete(tape: Tape, data_dir: DataDir) -> None:
+@pytest.mark.usefixtures("tape")
+def test_a_whole_tape_is_complete(data_dir: DataDir) -> None:
     """Exit 0; what has no numbers is said not to be provable."""
-    write(tape, eth_option_tickers=[(NOON_US, "A", NOON_US + S, *[None] * 22)])
     code, found = completeness(data_dir.root, "--min-coverage", "0.98")
 
     assert (code, found["complete"], found["untold"]) == (0, True, [])
@@ -177,7 +184,9 @@ def test_time_in_gap_rows_is_not_covered(tape: Tape, data_dir: DataDir) -> None:
 def test_a_step_of_the_clock_tells_no_hole(tape: Tape, data_dir: DataDir) -> None:
     """Nothing was missed for it, though its row spans an hour: a hole in that hour is untold, and all is covered."""
     step = gap(QUOTES, "void", 31, 3631, name=None, cause="clock_step")
-    write(tape, data_gaps=[step], eth_option_quotes=[quote(40, 7, 6), quote(41, 8, 7)])
+    write(
+        tape, data_gaps=[step], eth_option_quotes=[quote(40, 7, 6), quote(41, 8, 7)], eth_option_tickers=[ticker(41)]
+    )
     code, found = completeness(data_dir.root, "--min-coverage", "1")
     assert (code, found["untold"]) == (0, [])
     assert found["streams"][QUOTES]["instruments"]["A"]["coverage"] == 1.0
@@ -203,6 +212,7 @@ def test_who_was_left_out_for_a_while_has_no_hole_there(tape: Tape, data_dir: Da
         tape,
         eth_option_instruments=[option(31, recorded=False), option(60, recorded=True)],
         eth_option_quotes=[quote(61, 90, None), quote(62, 91, 90)],
+        eth_option_tickers=[ticker(62)],
     )
     code, found = completeness(data_dir.root, "--min-coverage", "1")
 
@@ -217,9 +227,19 @@ def test_people_are_told_the_same(tape: Tape, data_dir: DataDir) -> None:
         "  proven by its numbers until 2025-11-22 12:00:30",
         "  holes that gap rows tell: none",
         "  time outside of gap rows: least 100.00%, median 100.00%",
+        f"{TICKERS}: 1 segments, 2 rows of 1 instruments",
+        "  not provable: a ticker has no number; gap rows tell when some may be missing",
+        "  time outside of gap rows: least 100.00%, median 100.00%",
+        f"{TRADES}: 0 segments, 0 rows of 0 instruments",
+        "  proven by its numbers until nothing",
+        "  holes that gap rows tell: none",
+        "  not provable: 2025-11-22 12:00:00 to 2025-11-22 12:00:30, after the newest row",
         "complete, or told by gap rows",
     ]
-    write(tape, eth_option_quotes=[quote(40, 9, 8)], data_gaps=[gap(QUOTES, "lost", 31, 39)])
+    write(
+        tape, eth_option_quotes=[quote(40, 9, 8)], eth_option_tickers=[ticker(40)],
+        data_gaps=[gap(QUOTES, "lost", 31, 39)],
+    )  # fmt: skip
     assert told(data_dir.root)[2] == "  holes that gap rows tell: 1 disconnect (lost)"
     assert told(data_dir.root, "--min-coverage", "0.98")[-2:] == [
         f"below 98.00%: {QUOTES} A: 80.00%",
@@ -242,6 +262,7 @@ def test_a_hole_at_the_end_of_a_range_is_found(data_dir: DataDir, explained: boo
     rows: Rows = {"data_gaps": [gap(QUOTES, "lost", 31, 3599)]} if explained else {}
     began: Rows = {"eth_option_instruments": [option(0, recorded=True), option(0, recorded=True, name="B")]}
     other = [quote(0, 1, None, "B"), *(quote(60 * minute, minute + 1, minute, "B") for minute in range(1, 121))]
+    began |= {TICKERS: [ticker(second, name) for second in (0, 7200) for name in "AB"]}
     write(tape, 0, eth_option_quotes=[quote(0, 1, None), quote(30, 2, 1), *other[:1]], **began, **rows)
     for minute in range(1, 121, 10):
         mine = [quote(3600, 9, 8)] if minute == 61 else []
@@ -280,6 +301,63 @@ def test_the_time_after_the_newest_row_is_not_provable(data_dir: DataDir) -> Non
     )
 
 
+def test_the_time_in_which_other_streams_went_on_is_not_provable(tape: Tape, data_dir: DataDir) -> None:
+    """Without an end of the range its end is the newest row of the market: what ended before that is not covered."""
+    write(tape, eth_option_tickers=[ticker(60)])
+    code, found = completeness(data_dir.root, "--min-coverage", "0.98")
+
+    assert found["streams"][QUOTES]["not_provable"] == [clock(30), clock(60)]
+    assert (code, found["below_min_coverage"]) == (1, [[QUOTES, "A", pytest.approx(0.5)]])
+    assert completeness(data_dir.root)[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["quotes", "tickers"])
+@pytest.mark.usefixtures("tape")
+def test_a_stream_of_which_nothing_is_left_is_missed(data_dir: DataDir, kind: str) -> None:
+    """Each instrument was to be recorded in it, and nothing tells why there is nothing."""
+    shutil.rmtree(data_dir.root / f"eth_option_{kind}")
+    for arguments in [(), ("--from", clock(5)), ("--from", clock(5), "--to", clock(25))]:
+        code, found = completeness(data_dir.root, *arguments)
+        begun_s, end_s = (5 if arguments else 0), (25 if len(arguments) == 4 else 30)
+        # Of tickers it is not looked for what there was before the range.
+        holes = [] if arguments and kind == "tickers" else [(NOON_US + begun_s * S, NOON_US + end_s * S)]
+
+        assert [(hole["from_us"], hole["to_us"]) for hole in found["untold"]] == holes
+        assert code == (1 if holes else 0)
+        assert found["streams"][f"eth_option_{kind}"]["instruments"]["A"]["coverage"] == 0.0
+    shutil.rmtree(data_dir.root / "eth_option_instruments")
+    assert completeness(data_dir.root, "--min-coverage", "0.1")[0] == 7
+    assert told(data_dir.root, "--min-coverage", "0.1")[-1] == (
+        "could not be checked: nothing tells what was to be recorded"
+    )
+
+
+@pytest.mark.parametrize("why", ["nothing", "a gap", "a step of the clock", "it had begun before"])
+def test_an_instrument_of_which_nothing_came_is_missed(tape: Tape, data_dir: DataDir, why: str) -> None:
+    """A channel begins with what there is: whose brings nothing was not recorded, unless something tells why."""
+    rows: Rows = {
+        "nothing": {},
+        "a gap": {"data_gaps": [gap(QUOTES, "lost", 2, 29, name=None), gap(TICKERS, "lost", 3, 29, name=None)]},
+        "a step of the clock": {
+            "data_gaps": [
+                gap(stream, "void", from_s, 29, name=None, cause="clock_step")
+                for stream, from_s in ((QUOTES, 2), (TICKERS, 3))
+            ]
+        },
+        "it had begun before": {QUOTES: [quote(-60, 1, None, "B")], TICKERS: [ticker(-60, "B")]},
+    }[why]
+    write(tape, eth_option_instruments=[option(1, recorded=True, name="B")], **rows)
+    code, found = completeness(data_dir.root)
+
+    holes = {(hole["stream"], hole["instrument"], hole["begins"]) for hole in found["untold"]}
+    assert holes == ({(stream, "B", True) for stream in (QUOTES, TICKERS)} if why == "nothing" else set())
+    assert code == (1 if holes else 0)
+    if holes:
+        assert f"NOT TOLD: {QUOTES} B: nothing came of it, between 2025-11-22 12:00:01" in "\n".join(
+            told(data_dir.root)
+        )
+
+
 @pytest.mark.usefixtures("tape")
 def test_nothing_is_not_called_complete(data_dir: DataDir, tmp_path: Path) -> None:
     """An empty folder, a time before the tape, and one that is still to come."""
@@ -297,11 +375,9 @@ def test_nothing_is_not_called_complete(data_dir: DataDir, tmp_path: Path) -> No
 
 def test_a_live_segment_names_the_one_before_it(tape: Tape, data_dir: DataDir) -> None:
     """Its predecessor is missed before it is sealed itself."""
-    ticker = (NOON_US, "A", NOON_US + S, *[None] * 22)
-    write(tape, eth_option_tickers=[ticker])
-    assert tape.write_round(batches(eth_option_tickers=[ticker]), now_us=NOON_US + 9 * S).failure is None
+    assert tape.write_round(batches(eth_option_tickers=[ticker(31)]), now_us=NOON_US + 9 * S).failure is None
     assert completeness(data_dir.root)[0] == 0
-    (sealed,) = sealed_files(data_dir, "eth_option_tickers")
+    (sealed,) = sealed_files(data_dir, TICKERS)
     sealed.unlink()
 
     code, found = completeness(data_dir.root)
@@ -311,10 +387,9 @@ def test_a_live_segment_names_the_one_before_it(tape: Tape, data_dir: DataDir) -
 def test_damage_of_a_live_segment_is_named(tape: Tape, data_dir: DataDir) -> None:
     """A flipped bit between commits is no torn end: rows that were acknowledged are gone."""
     for second in (40, 41):
-        ticker = (NOON_US, "A", NOON_US + second * S, *[None] * 22)
-        assert tape.write_round(batches(eth_option_tickers=[ticker]), now_us=NOON_US).failure is None
+        assert tape.write_round(batches(eth_option_tickers=[ticker(second)]), now_us=NOON_US).failure is None
     assert completeness(data_dir.root)[0] == 0
-    (live,) = live_files(data_dir, "eth_option_tickers")
+    (live,) = live_files(data_dir, TICKERS)
     flip_a_bit(live)
 
     code, found = completeness(data_dir.root)
