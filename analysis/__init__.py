@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import date
     from pathlib import Path
 
     import polars as pl
@@ -18,8 +18,8 @@ __all__ = ["open", "refresh", "scan"]
 def open(  # noqa: A001 - `analysis.open(…)` is what it does
     data_dir: "str | Path",
     *,
-    start: "datetime | str | None" = None,
-    end: "datetime | str | None" = None,
+    start: "date | str | None" = None,
+    end: "date | str | None" = None,
     streams: Collection[str] = (),
     archive: "str | Path | None" = None,
     verify: bool = False,
@@ -33,8 +33,9 @@ def open(  # noqa: A001 - `analysis.open(…)` is what it does
     segment of its stream, or of a newer format version, is left out and named by a warning of the logger `analysis`.
 
     Args:
-        data_dir: the tape; or `s3://bucket/prefix`, an archive by itself.
-        start: the first `received_at` (of trades: `timestamp`); ISO 8601, UTC unless it says otherwise.
+        data_dir: the tape; or an archive by itself, a folder or `s3://bucket/prefix`.
+        start: the first `received_at` (of trades: `timestamp`): a time, a date, or ISO 8601; UTC unless it says
+            otherwise.
         end: the first one that is not wanted any more. Files outside of the range are not opened.
         streams: names (`eth_option_trades`) or kinds (`trades`); empty for all.
         archive: a folder or `s3://bucket/prefix`; None for the one in `data_dir`.
@@ -43,7 +44,8 @@ def open(  # noqa: A001 - `analysis.open(…)` is what it does
             the archive (its segments do where they are still on the tape); both are named by a warning.
 
     Raises:
-        NoTape: there is no such directory, or the archive cannot be reached.
+        NoTape: there is no such directory, or no such kind of stream, or something cannot be read or reached.
+        BadQuery: the range ends before it begins.
     """
     from analysis.tables import open_tape  # noqa: PLC0415 - duckdb and pyarrow are slow to import
 
@@ -61,8 +63,8 @@ def scan(
     stream: str,
     data_dir: "str | Path",
     *,
-    start: "datetime | str | None" = None,
-    end: "datetime | str | None" = None,
+    start: "date | str | None" = None,
+    end: "date | str | None" = None,
     archive: "str | Path | None" = None,
     verify: bool = False,
 ) -> "pl.LazyFrame":
@@ -76,13 +78,15 @@ def scan(
     return scan_tape(stream, data_dir, _span(start, end), archive, verify=verify)
 
 
-def _span(start: "datetime | str | None", end: "datetime | str | None") -> "Span":
+def _span(start: "date | str | None", end: "date | str | None") -> "Span":
     from datetime import UTC, datetime  # noqa: PLC0415 - as above
 
     from analysis.span import Span  # noqa: PLC0415
 
-    def moment(given: "datetime | str | None") -> "datetime | None":
-        read = datetime.fromisoformat(given) if isinstance(given, str) else given
+    def moment(given: "date | str | None") -> "datetime | None":
+        read = (
+            None if given is None else datetime.fromisoformat(given if isinstance(given, str) else given.isoformat())
+        )
         return read.replace(tzinfo=UTC) if read is not None and read.tzinfo is None else read
 
     return Span(moment(start), moment(end))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from analysis.errors import BadQuery
+from analysis.errors import BadQuery, NoTape
 from analysis.settings import AnalysisSettings, archive_of
 from recorder.runtime import command_line, settings, signals
 from recorder.runtime.exit_codes import ExitCode
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     form = sql.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="a list of objects")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="comma-separated, with a header")
-    form.add_argument("--parquet", type=Path, metavar="FILE", help="write the answer to a Parquet file")
+    form.add_argument("--parquet", type=page, metavar="FILE", help="write the answer to a Parquet file")
     sql.add_argument("--watch", type=seconds, metavar="SECONDS", help="ask again and again, until Ctrl-C")
     sql.add_argument(
         "--remote", type=server, metavar="URL", help="ask a cluster over the archive: sc://host:port, Spark Connect"
@@ -102,7 +102,7 @@ def page(text: str) -> Path:
     if not file.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {file.parent}")
     if not file.name or file.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder: expected a file, for example report.html")
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder: expected a file")
     return file
 
 
@@ -157,7 +157,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(args: argparse.Namespace) -> tuple[str, str | None]:
-    """Return where the tape lies, and where its archive, as `analysis.open` takes them."""
+    """Return where the tape lies, and where its archive, as `analysis.open` takes them.
+
+    Raises:
+        NoTape: there is no such archive. What ARCHIVE_URL says may not be there before something is archived.
+    """
+    named = args.archive_url
+    if named and named != "off" and "://" not in named and not Path(named).is_dir():
+        raise NoTape(f"there is no archive {named}")
     loaded = settings.load(AnalysisSettings, vars(args), os.environ)
     return loaded.data_dir, archive_of(loaded)
 
@@ -214,6 +221,8 @@ def _completeness(args: argparse.Namespace) -> int:
     from analysis.span import Span  # noqa: PLC0415
 
     if args.verify:
+        if args.start or args.end or args.min_coverage is not None:
+            raise BadQuery("--verify checks all files of a manifest", remedy="leave out what asks for rows")
         return verify(data_dir, args.verify, archive=archive)
     return completeness(
         data_dir,

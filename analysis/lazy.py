@@ -18,9 +18,12 @@ def scan_tape(
 ) -> pl.LazyFrame:
     """See `analysis.scan`."""
     tape = Tape.at(place, archive)
-    if stream not in tape.streams():
-        raise NoTape(f"the tape has no stream {stream}", remedy=f"it has {', '.join(tape.streams()) or 'none'}")
-    planned = believed(plan(tape, stream), span, verify=verify)
+    try:
+        if stream not in (streams := tape.streams()):
+            raise NoTape(f"the tape has no stream {stream}", remedy=f"it has {', '.join(streams) or 'none'}")
+        planned = believed(plan(tape, stream), span, verify=verify)
+    except OSError as exc:
+        raise NoTape(f"the tape cannot be read: {' '.join(str(exc).split())}") from exc
     rows = Rows(planned, span, verify=verify)
     found = [_segments(rows)]
     if (parts := wanted_parts(planned, span)) and planned.archive:

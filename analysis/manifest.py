@@ -47,7 +47,7 @@ def verify(tape: Tape, file: Path) -> list[str]:
     Raises:
         NoTape: there is an archive only.
         OSError: the manifest cannot be read.
-        ValueError: it names nothing.
+        ValueError: it names nothing, or its chain is none.
     """
     root = _data_dir(tape).root
     wrong = []
@@ -59,7 +59,11 @@ def verify(tape: Tape, file: Path) -> list[str]:
             wrong.append(f"{name}: changed")
     by_stream: dict[str, dict[str, str]] = {}
     for line in chain_of(file).read_text().splitlines():
-        stream, segment_id, previous = line.split(" ")
+        match line.split(" "):
+            case [stream, segment_id, previous]:
+                pass
+            case _:
+                raise ValueError(f"{chain_of(file)} is not a chain of segments: {line[:60]!r}")
         by_stream.setdefault(stream, {})[segment_id] = "" if previous == "-" else previous
     for stream, chain in by_stream.items():
         wrong += [f"{stream}: segment {lost}, before {after}: missing" for after, lost in broken_chain(chain, {})]

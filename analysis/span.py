@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from analysis.errors import BadQuery
 from recorder.segments.layout import SegmentName, us_to_datetime
 from recorder.segments.manifest import Manifest
 from recorder.segments.schemas import stream_kind
@@ -30,10 +31,18 @@ class Bound(NamedTuple):
 
 @dataclass(frozen=True)
 class Span:
-    """[start, end) of `received_at`; of trades, which may have come later, of `timestamp`. None: open."""
+    """[start, end) of `received_at`; of trades, which may have come later, of `timestamp`. None: open.
+
+    Raises:
+        BadQuery: it ends before it begins.
+    """
 
     start: datetime | None = None
     end: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.end is not None and self.end < self.start:
+            raise BadQuery(f"the range ends at {self.end}, before it begins at {self.start}")
 
     def bounds(self, stream: str) -> list[Bound]:
         """Return what rows of a stream must fulfil; nothing if all are wanted."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -94,11 +95,12 @@ def write_parquet(ask: Ask, file: Path) -> None:
     """
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
+        draft.touch()  # who asks for minutes should not learn at the end that there is no room for the answer
         with _said_in_a_line():
             ask().write_parquet(str(draft), compression="zstd")
         draft.replace(file)
     except OSError as exc:
-        raise BadQuery(f"{file} cannot be written: {exc}") from exc
+        raise BadQuery(f"{file} cannot be written: {exc.strerror}", remedy="choose another folder") from exc
     finally:
         draft.unlink(missing_ok=True)
 
@@ -132,7 +134,9 @@ def _said_in_a_line() -> Iterator[None]:
     except duckdb.InterruptException as exc:
         raise KeyboardInterrupt from exc
     except duckdb.Error as exc:
-        raise BadQuery(str(exc).strip().replace("\n", " | "), remedy=_TABLES) from exc
+        # Where a file cannot be read it tells at which of our lines, too.
+        said = str(exc).partition(" Detail: Python exception")[0]
+        raise BadQuery(said.strip().replace("\n", " | "), remedy=_TABLES) from exc
 
 
 def _write_csv(relation: duckdb.DuckDBPyRelation) -> None:
@@ -141,7 +145,7 @@ def _write_csv(relation: duckdb.DuckDBPyRelation) -> None:
         with pa.csv.CSVWriter(sys.stdout.buffer, reader.schema) as writer:
             for batch in reader:
                 writer.write_batch(batch)
-    except pa.ArrowInvalid as exc:
+    except pa.ArrowException as exc:
         raise BadQuery(f"this does not fit into CSV: {exc}", remedy="use --json") from exc
 
 
@@ -149,11 +153,21 @@ def _write_json(relation: duckdb.DuckDBPyRelation) -> None:
     between = ""
     sys.stdout.write("[")
     for batch in relation.to_arrow_reader(_BATCH_ROWS):
-        rows = [_plain(row) for row in batch.to_pylist()]
+        rows = [_plain(row) for row in _told_apart(batch).to_pylist()]
         if rows:
             sys.stdout.write(between + json.dumps(rows, default=str)[1:-1])
             between = ", "
     sys.stdout.write("]\n")
+
+
+def _told_apart(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Give columns of one name a number, as DuckDB does in Parquet: an object has each key once."""
+    names: list[str] = []
+    for name in batch.schema.names:
+        others = (f"{name}_{number}" for number in count(1))
+        taken = {*batch.schema.names, *names}
+        names.append(name if name not in names else next(one for one in others if one not in taken))
+    return batch.rename_columns(names)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from analysis.errors import NoTape
 from analysis.queries import ready_queries
 from analysis.rows import ROW, Rows, log
 from analysis.span import Span
-from analysis.tape import Plan, Tape, plan
+from analysis.tape import S3, Plan, Tape, plan
 from recorder.segments.archived import Archived, Damaged
 from recorder.segments.manifest import Manifest
 from recorder.segments.schemas import GAPS_STREAM, SCHEMAS, stream_kind
@@ -35,15 +35,23 @@ def open_tape(
     verify: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """See `analysis.open`."""
+    names = [chosen] if isinstance(chosen, str) else sorted(chosen)
+    if unknown := [name for name in names if name not in SCHEMAS and stream_kind(name) is None]:
+        raise NoTape(f"there is no kind of stream {', '.join(unknown)}", remedy=f"kinds are {', '.join(SCHEMAS)}")
     Tape.at(place, archive)
     connection = connect()
     asked: dict[str, Any] = {
-        "place": str(place), "archive": None if archive is None else str(archive), "chosen": sorted(chosen),
+        "place": _lasting(place), "archive": None if archive is None else _lasting(archive), "chosen": names,
         "start": span.start and span.start.isoformat(), "end": span.end and span.end.isoformat(), "verify": verify,
     }  # fmt: skip
     connection.execute("SET VARIABLE tape = $asked", {"asked": asked}).fetchall()
     refresh_tape(connection)
     return connection
+
+
+def _lasting(place: str | Path) -> str:
+    """Return where something lies as it is called from whatever folder."""
+    return str(place) if str(place).startswith(S3) else str(Path(place).absolute())
 
 
 def refresh_tape(connection: duckdb.DuckDBPyConnection) -> None:
@@ -53,8 +61,11 @@ def refresh_tape(connection: duckdb.DuckDBPyConnection) -> None:
         raise NoTape("this connection was not made by analysis.open")
     tape = Tape.at(asked["place"], asked["archive"])
     span = Span(*(asked[name] and datetime.fromisoformat(asked[name]) for name in ("start", "end")))
-    chosen = {stream: plan(tape, stream) for stream in tape.streams() if is_chosen(stream, asked["chosen"])}
-    _make_streams(connection, chosen, span, verify=asked["verify"])
+    try:
+        chosen = {stream: plan(tape, stream) for stream in tape.streams() if is_chosen(stream, asked["chosen"])}
+        _make_streams(connection, chosen, span, verify=asked["verify"])
+    except (OSError, duckdb.IOException) as exc:
+        raise NoTape(f"the tape cannot be read: {' '.join(str(exc).split())}") from exc
     _make_kinds(connection, chosen, asked["chosen"])
     connection.execute(_MACROS).fetchall()
     for query in ready_queries():

@@ -33,7 +33,7 @@ class Tape:
         """Find a tape.
 
         Args:
-            place: DATA_DIR; or `s3://bucket/prefix` for an archive alone.
+            place: DATA_DIR; or for an archive alone its folder or `s3://bucket/prefix`.
             archive: a folder or `s3://bucket/prefix`; None for the one in DATA_DIR.
 
         Raises:
@@ -47,6 +47,8 @@ class Tape:
                 raise NoTape(
                     f"there is no data directory {data_dir.root}", remedy="set DATA_DIR, or record something first"
                 )
+            if (data_dir.root / "manifests").is_dir():
+                return cls(None, archived.folder(data_dir.root))
             if archive is None:
                 return cls(data_dir, archived.beside(data_dir))
             url = str(archive)

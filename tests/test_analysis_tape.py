@@ -12,6 +12,7 @@ import pytest
 
 import analysis
 from analysis import tape as module
+from analysis.errors import BadQuery, NoTape
 from loader.archive.store import open_store
 from loader.settings import LoaderSettings
 from recorder.runtime.data_dir import DataDir
@@ -120,6 +121,52 @@ def test_streams_are_chosen_by_name_or_kind(tape: Path) -> None:
     with analysis.open(tape, streams=["trades"]) as con:
         tables = {row[0] for row in con.sql("SHOW TABLES").fetchall()}
     assert tables == {TRADES, "trades", OPTIONS, "instruments", "data_gaps", "gaps", "options", "trade_flow"}
+
+
+@pytest.mark.parametrize("chosen", ["quotes", ["quotes"], [QUOTES]])
+def test_a_stream_is_chosen_by_a_text_too(tape: Path, chosen: str | list[str]) -> None:
+    """And what is no stream, and no kind of one, is refused."""
+    with analysis.open(tape, streams=chosen) as con:
+        assert con.sql("SELECT count(*) FROM quotes").fetchall() == [(300,)]
+    with pytest.raises(NoTape, match="no kind of stream nosuch"):
+        analysis.open(tape, streams=["quotes", "nosuch"])
+
+
+def test_a_range_is_of_times_or_dates_in_their_order(tape: Path) -> None:
+    """A date is its midnight, UTC; what ends before it begins is refused."""
+    assert len(rows(tape, start=at(0).date())) == 300
+    assert len(rows(tape, start=at(0), end=at(0))) == 0
+    with pytest.raises(BadQuery, match="before it begins"):
+        analysis.open(tape, start=at(1), end=at(0))
+
+
+def test_a_tape_is_refreshed_from_another_folder(tape: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it lies was said in the terms of the folder in which it was opened."""
+    archive(tape)
+    monkeypatch.chdir(tmp_path)
+    with analysis.open(tape.name, archive=f"{tape.name}/archive") as con:
+        monkeypatch.chdir("/")
+        analysis.refresh(con)
+        assert con.sql("SELECT count(*) FROM quotes").fetchall() == [(300,)]
+
+
+def test_the_folder_of_an_archive_is_opened_by_itself(tape: Path) -> None:
+    """As one in S3 is."""
+    before = rows(tape)
+    archive(tape)
+
+    assert rows(tape / "archive") == before
+    assert analysis.scan(QUOTES, tape / "archive").collect().height == len(before)
+
+
+def test_what_cannot_be_read_is_no_tape(tape: Path) -> None:
+    """A part that a manifest names and that is gone, and a store that is not there, are told in a line."""
+    archive(tape)
+    shutil.rmtree(tape / QUOTES)
+    part = next(path for path in parts(tape) if QUOTES in str(path))
+    part.unlink()
+    with pytest.raises(NoTape, match=part.name):
+        analysis.open(tape)
 
 
 def test_options_join_by_their_instrument(tape: Path) -> None:

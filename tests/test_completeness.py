@@ -416,6 +416,13 @@ def test_a_manifest_is_checked_by_sha256sum_and_by_us(data_dir: DataDir, tmp_pat
     checked = subprocess.run(["sha256sum", "--quiet", "-c", file], cwd=data_dir.root, check=False)
     assert checked.returncode == 0
     assert completeness(data_dir.root, "--verify", str(file)) == (0, {"said": "all as it was\n"})
+    assert completeness(data_dir.root, "--verify", str(file), "--min-coverage", "0.5")[0] == 2
+    chain = file.with_name("manifest.chain")
+    whole = chain.read_text()
+    chain.write_text(f"{whole}cut of")
+    code, said = completeness(data_dir.root, "--verify", str(file))
+    assert (code, "is not a chain of segments: 'cut of'" in said["said"]) == (7, True)
+    chain.write_text(whole)
     paths = sealed_files(data_dir, QUOTES)
     flip_a_bit(paths[0])
     paths[1].unlink()

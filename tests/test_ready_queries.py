@@ -18,6 +18,7 @@ from tests.fix_postgres import record
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 CALL, PUT, FAR = "ETH-27NOV26-3000-C", "ETH-27NOV26-3000-P", "ETH-25DEC26-2000-C"
+EXPIRED = "ETH-1NOV26-3000-C"
 NOVEMBER, DECEMBER = datetime(2026, 11, 27, 8, tzinfo=UTC), datetime(2026, 12, 25, 8, tzinfo=UTC)
 
 
@@ -43,11 +44,11 @@ def quote(
 
 
 def option(
-    instrument: str, kind: str, strike: float, expiry: datetime, at: datetime, *, state: str
+    instrument: str, kind: str, strike: float, expiry: datetime, at: datetime, *, state: str, index: str = "eth_usd"
 ) -> tuple[Any, ...]:
     return row(
         "instruments", at, instrument, option_type=kind, strike=strike, expiration_timestamp=expiry, state=state,
-        recorded=True,
+        recorded=True, price_index=index,
     )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def ticker(at: datetime, instrument: str, mark_iv: float, open_interest: float) 
     return row("tickers", at, instrument, mark_iv=mark_iv, open_interest=open_interest, underlying_price=2950.0)
 
 
-def trade(at: datetime, instrument: str, number: int, price: float, size: float, side: str, iv: float) -> Any:
+def trade(at: datetime, instrument: str, number: int, price: float, size: float, side: str, iv: float | None) -> Any:
     return row(
         "trades", at, instrument, trade_seq=number, price=price, size=size, side=side, iv=iv, trade_id=f"{number}"
     )
@@ -87,13 +88,14 @@ def tape(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         "eth_option_tickers": [
             ticker(NOON, CALL, 60.0, 100.0), ticker(NOON + MINUTE, CALL, 61.0, 110.0), ticker(NOON, PUT, 62.0, 40.0),
-            ticker(NOON, FAR, 50.0, 7.0),
+            ticker(NOON, FAR, 50.0, 7.0), ticker(NOON, EXPIRED, 90.0, 900.0),
         ],
         "eth_option_instruments": [
             option(CALL, "call", 3000.0, NOVEMBER, NOON, state="created"),
             option(CALL, "call", 3000.0, NOVEMBER, NOON + MINUTE, state="open"),
             option(PUT, "put", 3000.0, NOVEMBER, NOON, state="open"),
             option(FAR, "call", 2000.0, DECEMBER, NOON, state="open"),
+            option(EXPIRED, "call", 3000.0, NOON + MINUTE / 2, NOON, state="open"),
         ],
         "data_gaps": [gap(0, "open"), gap(1, "healed")],
     }])  # fmt: skip
@@ -134,8 +136,8 @@ ANSWERS: dict[str, list[tuple[Any, ...]]] = {
         (PUT, -20.0, 20.0, 0.02, 0.025, 1),
     ],
     "FROM trade_flow": [
-        (NOON, "call", 10.0, 30.0, 7.0, 75.0, 2),
-        (NOON + MINUTE, "put", 5.0, 0.0, 0.1, 70.0, 1),
+        (NOON, "call", 10.0, 30.0, 7.0, 75.0, 2, "eth_usd"),
+        (NOON + MINUTE, "put", 5.0, 0.0, 0.1, 70.0, 1, "eth_usd"),
     ],
     "FROM most_active": [(CALL, 40.0, 2, 0.2, 5), (PUT, 5.0, 1, 0.02, 1)],
     "SELECT expiry, strike, option_type, instrument, timestamp, mark_iv, open_interest FROM smile": [
@@ -143,18 +145,20 @@ ANSWERS: dict[str, list[tuple[Any, ...]]] = {
         (NOVEMBER, 3000.0, "put", PUT, NOON, 62.0, 40.0),
         (DECEMBER, 2000.0, "call", FAR, NOON, 50.0, 7.0),
     ],
-    "FROM term_structure": [(NOVEMBER, 3000.0, 61.0, 2950.0, CALL), (DECEMBER, 2000.0, 50.0, 2950.0, FAR)],
-    "FROM open_interest": [(NOVEMBER, 3000.0, 110.0, 40.0), (DECEMBER, 2000.0, 7.0, 0.0)],
+    "FROM term_structure": [
+        (NOVEMBER, 3000.0, 61.0, 2950.0, CALL, "eth_usd"), (DECEMBER, 2000.0, 50.0, 2950.0, FAR, "eth_usd"),
+    ],
+    "FROM open_interest": [(NOVEMBER, 3000.0, 110.0, 40.0, "eth_usd"), (DECEMBER, 2000.0, 7.0, 0.0, "eth_usd")],
     "SELECT instrument, age_s, quotes FROM staleness": [(CALL, 0.01, 5), (PUT, 0.0, 1)],
     "SELECT stream, minute, rows_per_s FROM rates": [
         ("quotes", NOON, rounded(4 / 60)), ("quotes", NOON + MINUTE, rounded(2 / 60)),
-        ("tickers", NOON, 0.05), ("tickers", NOON + MINUTE, rounded(1 / 60)),
+        ("tickers", NOON, rounded(4 / 60)), ("tickers", NOON + MINUTE, rounded(1 / 60)),
         ("trades", NOON, rounded(2 / 60)), ("trades", NOON + MINUTE, rounded(1 / 60)),
     ],
     "SELECT minute, p50_ms, most_ms FROM latency": [(NOON, 10.0, 30.0), (NOON + MINUTE, 15.0, 20.0)],
     "SELECT gap_id, state_no, status FROM gaps": [("g", 1, "healed")],
     "SELECT instrument, state, strike FROM options ORDER BY instrument": [
-        (FAR, "open", 2000.0), (CALL, "open", 3000.0), (PUT, "open", 3000.0),
+        (EXPIRED, "open", 3000.0), (FAR, "open", 2000.0), (CALL, "open", 3000.0), (PUT, "open", 3000.0),
     ],
 }  # fmt: skip
 
@@ -163,6 +167,33 @@ ANSWERS: dict[str, list[tuple[Any, ...]]] = {
 def test_a_ready_query_answers_what_its_sentence_says(con: duckdb.DuckDBPyConnection, statement: str) -> None:
     """On a tape whose answers were worked out by hand."""
     assert ask(con, statement) == ANSWERS[statement]
+
+
+def test_markets_of_one_tape_are_not_mixed(tmp_path: Path) -> None:
+    """Two indexes, and options that expire at the same time: each has lines of its own; a trade may have no iv."""
+    root, bitcoin = tmp_path / "tape", "BTC-27NOV26-90000-C"
+    record(root, [{
+        "eth_option_tickers": [ticker(NOON, CALL, 60.0, 100.0)],
+        "eth_option_instruments": [option(CALL, "call", 3000.0, NOVEMBER, NOON, state="open")],
+        "eth_option_trades": [
+            trade(NOON, CALL, 1, 0.1, 10.0, "buy", 60.0), trade(NOON, CALL, 2, 0.1, 90.0, "buy", None),
+        ],
+        "btc_option_tickers": [ticker(NOON, bitcoin, 40.0, 5.0)],
+        "btc_option_instruments": [
+            option(bitcoin, "call", 90000.0, NOVEMBER, NOON, state="open", index="btc_usd")
+        ],
+        "btc_option_trades": [trade(NOON, bitcoin, 1, 0.2, 1.0, "sell", 41.0)],
+    }])  # fmt: skip
+    with analysis.open(root) as con:
+        assert ask(con, "SELECT expiry, instrument, mark_iv, price_index FROM term_structure") == [
+            (NOVEMBER, bitcoin, 40.0, "btc_usd"), (NOVEMBER, CALL, 60.0, "eth_usd"),
+        ]  # fmt: skip
+        assert ask(con, "SELECT strike, calls, price_index FROM open_interest") == [
+            (3000.0, 100.0, "eth_usd"), (90000.0, 5.0, "btc_usd"),
+        ]  # fmt: skip
+        assert ask(con, "SELECT premium, mean_iv_percent, trades, price_index FROM trade_flow") == [
+            (0.2, 41.0, 1, "btc_usd"), (10.0, 60.0, 2, "eth_usd"),
+        ]  # fmt: skip
 
 
 def test_every_ready_query_is_tried_and_says_in_a_line_what_it_answers() -> None:

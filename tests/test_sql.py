@@ -57,6 +57,12 @@ def test_a_statement_is_answered_as_a_table_as_json_and_as_csv(sql: Callable[...
     assert all(name in table for name, _ in expected)
 
 
+def test_columns_of_one_name_are_told_apart_in_json(sql: Callable[..., Ran]) -> None:
+    """As DuckDB tells them apart in Parquet: an object has each key once."""
+    ran = sql("SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a", "--json")
+    assert json.loads(ran.stdout) == [{"a": 1, "a_2": 2, "a_1": 3, "a_3": 4}]
+
+
 def test_a_file_stdin_and_a_name_are_statements(sql: Callable[..., Ran], tmp_path: Path) -> None:
     """And --list names what names there are."""
     file = tmp_path / "question.sql"
@@ -101,6 +107,13 @@ def test_a_range_is_taken_from_the_tape(sql: Callable[..., Ran]) -> None:
         (["SELECT 1", "--watch", "0"], "is no time: expected seconds"),
         (["SELECT 1", "--watch", "1", "--parquet", "x.parquet"], "--watch prints what --parquet would overwrite"),
         (["SELECT 1", "--parquet", "/no/such/folder/x.parquet"], "/no/such/folder"),
+        (
+            ["SELECT 1", "--parquet", "/proc/x.parquet"],
+            "/proc/x.parquet cannot be written: No such file or directory",
+        ),
+        (["SELECT 1", "--archive", "no-such-folder"], "there is no archive no-such-folder"),
+        (["SELECT 1", "--from", "2026-11-02", "--to", "2026-11-01"], "--to is before --from"),
+        (["SELECT INTERVAL 1 DAY AS a", "--csv"], "this does not fit into CSV"),
     ],
 )
 def test_what_cannot_be_run_is_said_in_a_line(sql: Callable[..., Ran], arguments: list[str], said: str) -> None:
