@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import analysis
+from analysis import completeness
+from analysis.span import Span
+from analysis.tape import Tape
 from tests.accounting import Account, instrument_of, judge
 from tests.fix_programs import Program, Programs, until
 from tests.oracle import journal_events, tape_rows
@@ -95,9 +98,9 @@ def first_durable_us(tape: Path) -> int:
 
 
 def accounted_for(journal: Path, tape: Path) -> Account:
-    """Judge what a run left in which the exchange was never asked too much; it must have ended.
+    """Judge what a run left in which the exchange was never asked too much; our own proof must say the same.
 
-    Until then its journal may lack what was sent within the last second.
+    The exchange must have ended: until then its journal may lack what was sent within the last second.
     """
     assert journal_events(journal, "limit") == []
     assert journal_events(journal, "subscribed_again") == []
@@ -105,6 +108,8 @@ def accounted_for(journal: Path, tape: Path) -> Account:
     judgement = judge(account, tape, [*gaps(tape), *left_and_taken_up(tape)])
     print(f"{account.messages} messages on {len(journal_events(journal, 'open'))} connections; {judgement}")
     assert judgement.good, judgement
+    found = completeness.check(Tape.at(tape), Span())
+    assert (found.untold, found.missing_segments, found.unreadable) == ([], [], [])
     return account
 
 
