@@ -48,6 +48,15 @@ FROM (SELECT DISTINCT instrument, trade_seq, "timestamp" FROM ({rows}))
 WINDOW w AS (PARTITION BY instrument ORDER BY trade_seq)
 QUALIFY trade_seq > lag(trade_seq) OVER w + 1 ORDER BY instrument, first
 """
+# The numbers before the first trade of each option.
+_FIRST = """
+SELECT instrument, min(trade_seq) - 1 AS last, epoch_us(arg_min("timestamp", trade_seq)) AS to_us
+FROM ({rows}) GROUP BY instrument HAVING min(trade_seq) > 1
+"""
+_CREATED = """
+SELECT instrument, epoch_us(min(creation_timestamp)) FROM "{stream}"
+WHERE creation_timestamp IS NOT NULL GROUP BY instrument
+"""
 # A stream and, of each instrument, the rows next to the range that is looked at.
 _WITH_EDGES = 'SELECT {columns} FROM "{stream}" UNION ALL SELECT {columns} FROM edges'
 _ROWS = """
@@ -70,6 +79,8 @@ FROM {GAPS_STREAM} ORDER BY gap_id, state_no
 # What DuckDB may hold of a tape of any length while it sorts; the rest goes to TMPDIR, at no cost that shows.
 _MEMORY = "1GB"
 _TICKS = ("quotes", "trades", "tickers")  # kinds of streams
+# The market's trades are subscribed to so long after its first book at most.
+_BEGINS_US = 10_000_000
 # By instrument, when it was told whether it is recorded from then on; in the order of time.
 Told = dict[str, list[tuple[int, bool]]]
 
@@ -189,11 +200,13 @@ def check(tape: Tape, span: Span) -> Completeness:
         connection.execute("SET preserve_insertion_order = false").fetchall()
         gaps = gaps_told(connection) if GAPS_STREAM in plans else Gaps()
         recorded = recorded_told(connection, plans)
+        created = _created_since(connection, recorded, span)
         newest: dict[str, datetime] = {}  # by market, the newest row of any of its streams
         for stream, result in found.streams.items():
             if result.kind in _TICKS:
                 market = stream.removesuffix(f"_{result.kind}")
-                _check_rows(connection, plans[stream], result, gaps, recorded.get(market, {}), span)
+                of_market = recorded.get(market, {}), created.get(market, {})
+                _check_rows(connection, plans[stream], result, gaps, *of_market, span)
                 if result.proven_until is not None:
                     newest[market] = max(newest.get(market, result.proven_until), result.proven_until)
         for stream, result in found.streams.items():
@@ -264,9 +277,27 @@ def recorded_told(connection: duckdb.DuckDBPyConnection, streams: Iterable[str])
     return found
 
 
+def _created_since(
+    connection: duckdb.DuckDBPyConnection, recorded: dict[str, Told], span: Span
+) -> dict[str, dict[str, int]]:
+    """Return by market the options that were created after recording had begun, in the range or after it, and when.
+
+    Each of their trades was to be recorded, from number 1.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for market, instruments in recorded.items():
+        begun_us = [at_us for told in instruments.values() for at_us, yes in told if yes]
+        if begun_us:
+            since_us = max(min(begun_us) + _BEGINS_US, _us(span)[0])
+            rows = connection.sql(_CREATED.format(stream=f"{market}_instruments")).fetchall()
+            found[market] = {name: at_us for name, at_us in rows if at_us >= since_us}
+    return found
+
+
 def _check_rows(
-    connection: duckdb.DuckDBPyConnection, planned: Plan, result: Stream, gaps: Gaps, recorded: Told, span: Span
-) -> None:
+    connection: duckdb.DuckDBPyConnection, planned: Plan, result: Stream, gaps: Gaps, recorded: Told,
+    created: dict[str, int], span: Span,
+) -> None:  # fmt: skip
     stream, ends = planned.stream, goes_on(planned, span)
     for name, rows, oldest_us, newest_us in connection.sql(_ROWS.format(stream=stream)).fetchall():
         proven_until = _datetime(newest_us)
@@ -293,7 +324,10 @@ def _check_rows(
     if result.kind == "quotes":
         holes = judge_books(stream, connection.sql(_BREAKS.format(rows=rows)).fetchall(), gaps, left)
     else:
-        holes = judge_trades(stream, connection.sql(_JUMPS.format(rows=rows)).fetchall(), gaps)
+        jumps = connection.sql(_JUMPS.format(rows=rows)).fetchall()
+        first = connection.sql(_FIRST.format(rows=rows)).fetchall()
+        jumps += [(name, 1, last, created[name], to_us) for name, last, to_us in first if name in created]
+        holes = judge_trades(stream, jumps, gaps)
     for hole in holes:
         result.instruments.setdefault(hole.instrument, Instrument()).holes.append(hole)
 

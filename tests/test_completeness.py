@@ -169,6 +169,22 @@ def test_a_missing_trade_has_a_fate_or_is_named(
     assert code == (1 if untold else 0)
 
 
+@pytest.mark.parametrize(("created_s", "told", "untold"), [(15, False, [(1, 2)]), (15, True, []), (5, False, [])])
+def test_an_option_that_was_listed_since_has_each_trade_from_the_first(
+    tape: Tape, data_dir: DataDir, created_s: int, told: bool, untold: list[tuple[int, int]]
+) -> None:
+    """It is known when it was created; what was there when recording began may have traded before."""
+    listed = list(option(created_s, recorded=False, name="B"))
+    listed[6] = NOON_US + created_s * S
+    rows = [(*trade(20, 3)[:1], "B", *trade(20, 3)[2:]), (*trade(21, 4)[:1], "B", *trade(21, 4)[2:])]
+    word: Rows = {"data_gaps": [gap(TRADES, "void", 15, 20, 1, 2, name="B")]} if told else {}
+    write(tape, eth_option_instruments=[tuple(listed)], eth_option_trades=rows, **word)
+    for arguments in [(), ("--from", clock(12)), ("--to", clock(25))]:
+        code, found = completeness(data_dir.root, *arguments)
+        assert [(hole["first"], hole["last"]) for hole in found["untold"]] == untold
+        assert code == (1 if untold else 0)
+
+
 def test_time_in_gap_rows_is_not_covered(tape: Tape, data_dir: DataDir) -> None:
     """Of thirty seconds twelve were missed: told, and so complete; but less than was asked for."""
     write(tape, data_gaps=[gap(QUOTES, "lost", 1, 10), gap(QUOTES, "lost", 9, 13, name=None)])
