@@ -206,6 +206,41 @@ def test_any_env_file_is_read_or_refused(text: bytes) -> None:
             assert problems
 
 
+RIGHT_LINES = [
+    b"", b"  ", b"# DATA_DIR /x", b"CURRENCY=BTC", b"export KIND=option", b"LOG_LEVEL='INFO' # least", b"REDUNDANCY=",
+    b'DATA_DIR="/tmp/a b"', b"'LOG_FORMAT' = json", b"RECORDER_NAME=a_b",
+]  # fmt: skip
+WRONG_LINES = [
+    b'DATA_DIR="/tmp/x', b"DATA_DIR='/tmp/x", b"DATA_DIR /tmp/x", b"DATA_DIR", b"export DATA_DIR", b"=/tmp/x",
+    b'DATA_DIR="/tmp/"x', b"p:4@host/x?user=me", b"DATA_DIR: /tmp/x",
+]  # fmt: skip
+
+
+@MANY
+@given(
+    lines=st.lists(st.sampled_from(RIGHT_LINES + WRONG_LINES), max_size=6),
+    end=st.sampled_from([b"\n", b"\r\n", b"\r"]),
+)
+@example(lines=[b'DATA_DIR="/tmp/x', b"CURRENCY=BTC", b'LOG_LEVEL="INFO"'], end=b"\n")
+@example(lines=[b'DATA_DIR="/tmp/x', b"CURRENCY=BTC", b'RECORDER_NAME=a"'], end=b"\n")
+@example(lines=[b"", b"", b"CURRENCY=BTC", b"DATA_DIR /tmp/x"], end=b"\n")
+def test_an_env_file_is_taken_whole_or_refused(lines: list[bytes], end: bytes) -> None:
+    """A line that is no setting is told by the number of the first of them, never passed over nor shown."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / ".env"
+        file.write_bytes(end.join(lines))
+        problems = []
+        try:
+            load(RecorderSettings, {}, {}, env_file=file)
+        except SettingsError as exc:
+            problems = exc.problems
+
+    wrong = [number for number, line in enumerate(lines, 1) if line in WRONG_LINES or line.count(b'"') == 1]
+    assert bool(problems) == bool(wrong)
+    assert not wrong or problems[0].startswith(f"{file}: line {wrong[0]}: expected NAME=value")
+    assert "tmp/" not in "".join(problems).replace(str(file), "")
+
+
 def manifest() -> bytes:
     at = datetime(2026, 11, 1, tzinfo=UTC)
     segment = ArchivedSegment(

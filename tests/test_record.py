@@ -352,6 +352,25 @@ def test_all_wrong_settings_are_told_at_once(programs: Programs, tmp_path: Path)
     ]
 
 
+def test_a_line_of_env_that_is_no_setting_is_refused(programs: Programs, tmp_path: Path) -> None:
+    """Each by its number, with all the other problems, and without its text: nothing is recorded to a default."""
+    folder = tmp_path / "programs"
+    (folder / ".env").write_text(
+        "TOP_N_INSTRUMENTS=-1\n\n# a comment\n"
+        'DATABASE_URL="postgresql://me:secret@host/x\nDATA_DIR /x\nexport KIND=option\n'
+    )
+    recorder = programs.run("recorder", "record", "--for", 1)
+
+    assert recorder.process.returncode == 2
+    assert [line[: line.index(": expected")] for line in recorder.err.splitlines()] == [
+        "error: .env: line 4",
+        "error: .env: line 5",
+        "error: TOP_N_INSTRUMENTS=-1",
+    ]
+    assert "secret" not in recorder.err
+    assert not (folder / "data").exists()
+
+
 def test_a_second_recorder_on_the_same_tape_is_refused(programs: Programs, tmp_path: Path) -> None:
     """Exit code 4, a line that says who holds it, and the first one is not disturbed."""
     _, url = programs.simulate("--instruments", 5, "--rate", 100)

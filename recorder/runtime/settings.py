@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
-from dotenv import dotenv_values
+from dotenv.parser import Binding, parse_stream
 from msgspec import Meta, Struct
 
 from recorder.runtime.errors import SettingsError
@@ -33,6 +33,7 @@ KNOWN_NAMES = frozenset({
 })
 # fmt: on
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # what is none may be a part of a password that was cut in two
 _PASSWORD_KEYWORD = re.compile(r"\bpassword\s*=", re.IGNORECASE)  # in `host=… password=…`
 _URL_WITH_PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@:]*:[^/@]+@", re.IGNORECASE)
 
@@ -95,7 +96,7 @@ def load(
         settings: the struct to fill.
         flags: parsed flags by field name; those that are None were not given, other keys are passed over.
         environ: the environment; only known names are read.
-        env_file: a dotenv file, which may be absent; unknown names in it are refused.
+        env_file: a dotenv file, which may be absent; unknown names in it, and what is no setting, are refused.
 
     Raises:
         SettingsError: with a line for each problem: name, value (passwords masked), and rule.
@@ -146,16 +147,47 @@ def _read_env_file(path: Path, problems: list[str]) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        found = {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
+        with path.open(encoding="utf-8") as file:
+            bindings = list(parse_stream(file))
     except (OSError, UnicodeDecodeError) as exc:
         problems.append(f"{path}: cannot be read: {exc}")
         return {}
+    found: dict[str, str] = {}
+    for binding in bindings:
+        if not _is_statement(binding):
+            problems.append(
+                f"{path}: line {_line(binding)}: expected NAME=value, on one line, each quote closed; it is not"
+                " shown, for it may hold a password"
+            )
+        elif binding.key is not None:
+            found[binding.key] = binding.value or ""
     problems.extend(
         f"{path}: unknown setting {name}; the known ones are listed in .env.example"
         for name in found
         if name not in KNOWN_NAMES
     )
     return found
+
+
+def _is_statement(binding: Binding) -> bool:
+    """Whether it says something, or is a comment or blank.
+
+    The parser drops a line that it does not understand, and takes a quote that is closed on a later line, by the
+    quote of another setting, for a value with the settings between in it. None of ours spans lines.
+    """
+    if binding.key is None:
+        return not binding.error
+    return bool(_NAME.fullmatch(binding.key)) and binding.value is not None and "\n" not in _text(binding).rstrip()
+
+
+def _text(binding: Binding) -> str:
+    return binding.original.string.lstrip()
+
+
+def _line(binding: Binding) -> int:
+    """Return where it is; the parser counts from the blank lines before it."""
+    blank = binding.original.string.removesuffix(_text(binding))
+    return binding.original.line + blank.count("\n")
 
 
 def _convert(raw: str, hint: Any) -> Any:
