@@ -12,6 +12,7 @@ from analysis.errors import BadQuery, NoTape
 from analysis.settings import AnalysisSettings, archive_of
 from recorder.runtime import command_line, settings, signals
 from recorder.runtime.exit_codes import ExitCode
+from recorder.runtime.redact import redact
 
 if TYPE_CHECKING:
     from analysis.sql import Ask
@@ -142,7 +143,7 @@ def server(text: str) -> str:
         )
     if not known:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no server: expected sc://host:port, for example sc://spark:15002"
+            f"{redact(text)!r} is no server: expected sc://host:port, for example sc://spark:15002"
         )
     return text
 

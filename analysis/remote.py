@@ -22,6 +22,7 @@ from analysis.rows import log
 from analysis.span import Span
 from analysis.tables import connect, of_kinds, union
 from analysis.tape import S3, Tape
+from recorder.runtime.redact import redact
 from recorder.segments import archived
 from recorder.segments.archived import Archived, Damaged
 from recorder.segments.layout import sealed_files
@@ -228,7 +229,7 @@ def _said_in_a_line(url: str) -> Iterator[None]:
         if isinstance(exc, SparkConnectGrpcException) and exc.getGrpcStatusCode().name == "UNAVAILABLE":
             details = _DETAILS.search(said)
             raise NoCluster(
-                f"{url} cannot be reached: {details[1] if details else said}",
+                f"{redact(url)} cannot be reached: {details[1] if details else said}",
                 remedy="is a Spark Connect server running there?",
             ) from exc
         raise BadQuery(said, remedy="tables are listed by: SHOW TABLES") from exc

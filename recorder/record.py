@@ -28,6 +28,7 @@ from recorder.runtime.exit_codes import ExitCode
 from recorder.runtime.listener import listening
 from recorder.runtime.logging import Logger, get_logger
 from recorder.runtime.notify import Notify
+from recorder.runtime.redact import redact
 from recorder.runtime.version import software
 from recorder.segments.chain import find_end
 from recorder.segments.recovery import Recovered, recover
@@ -250,7 +251,7 @@ class Recorder:
             return None
         self.stop()
         return ExchangeNotReached(
-            f"{self._settings.deribit_ws_url} was not reached within {timeout_s:g} s",
+            f"{redact(self._settings.deribit_ws_url)} was not reached within {timeout_s:g} s",
             remedy="check the network and DERIBIT_WS_URL, or leave out --connect-timeout to keep trying",
         )
 

@@ -3,13 +3,15 @@
 import re
 import socket
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Meta
 from msgspec.structs import fields
 
+from recorder.runtime.redact import redact
 from recorder.runtime.settings import Port, ServiceSettings
 
+_ENCODE = "percent-encode what is special in user and password: / as %2F, @ as %40"
 PRODUCTION_HOSTS = frozenset({"www.deribit.com", "deribit.com", "streams.deribit.com"})
 
 
@@ -62,27 +64,45 @@ def history_url(settings: RecorderSettings) -> str:
     """Return whom to ask for past trades: never the real exchange on behalf of another one.
 
     Where DERIBIT_HISTORY_URL is left at its default and the socket is not production's (a testnet, a simulator),
-    it is the socket's own host over HTTP.
+    it is the socket's own host over HTTP. That is asked without a user: urllib knows none in a URL.
     """
     ws = urlsplit(settings.deribit_ws_url)
     default = next(f.default for f in fields(RecorderSettings) if f.name == "deribit_history_url")
     if settings.deribit_history_url != default or ws.hostname in PRODUCTION_HOSTS:
         return settings.deribit_history_url
-    return f"{'https' if ws.scheme == 'wss' else 'http'}://{ws.netloc}/api/v2"
+    return f"{'https' if ws.scheme == 'wss' else 'http'}://{ws.netloc.rpartition('@')[2]}/api/v2"
 
 
 def wrong_url(settings: RecorderSettings) -> list[str]:
-    """Return what no pattern can see: a port that is none."""
+    """Return what no pattern can see: a port that is none, and what every attempt would fail with, for ever."""
+    rules = {"deribit_ws_url": _rule_of_socket, "deribit_history_url": _rule_of_history}
     problems = []
-    for name in ("deribit_ws_url", "deribit_history_url"):
+    for name, rule_of in rules.items():
         url = getattr(settings, name)
-        try:
-            parts = urlsplit(url)
-            if not parts.hostname or parts.port == 0:
-                raise ValueError("it names no host, or port 0")
-        except ValueError as exc:
-            problems.append(f"{name.upper()}={url}: {exc}")
+        if rule := _rule_of_any(url) or rule_of(urlsplit(url)):
+            problems.append(f"{name.upper()}={redact(url)}: {rule}")
     return problems
+
+
+def _rule_of_any(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_place = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its words repeat a part of the URL, which may be one of the password
+        is_place = False
+    if not is_place:
+        return f"it names no host, or a port that is no number from 1 to 65535; {_ENCODE}"
+    if "@" in parts.path + parts.query + parts.fragment:
+        return f"there is an @ behind the host; {_ENCODE}"
+    return "expected nothing after #" if parts.fragment else ""
+
+
+def _rule_of_socket(parts: SplitResult) -> str:
+    return "" if (parts.username is None) == (parts.password is None) else "expected user:password before the @"
+
+
+def _rule_of_history(parts: SplitResult) -> str:
+    return "no user, password, or query belongs here" if "@" in parts.netloc or parts.query else ""
 
 
 def default_recorder_name() -> str:

@@ -79,14 +79,24 @@ def test_a_wrong_url_is_a_wrong_setting(url: str, told: str) -> None:
     assert told in problem
 
 
-def test_a_secret_in_the_url_is_refused_and_not_shown() -> None:
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("s3://AKIA:very-s3cr3t@bucket/x", "AWS_SECRET_ACCESS_KEY"),
+        ("s3://AKIA:very/s3cr3t@bucket/x", "expected s3://bucket/prefix"),
+        ("s3://AKIA:very[s3cr3t@bucket/x", "expected a folder"),
+        ("s3://bucket/x?key=s3cr3t", "nothing after"),
+        ("gs://AKIA:s3cr3t@bucket/x", "AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_a_secret_in_the_url_is_refused_and_not_shown(url: str, told: str) -> None:
     """Keys belong into the environment."""
     with pytest.raises(SettingsError) as raised:
-        place("s3://AKIA:very-secret@bucket/x", DataDir("/tape"))
+        place(url, DataDir("/tape"))
 
-    assert "secret@" not in str(raised.value)
+    assert "s3cr3t" not in str(raised.value)
     assert "AKIA" not in str(raised.value)
-    assert "AWS_SECRET_ACCESS_KEY" in str(raised.value)
+    assert told in str(raised.value)
 
 
 @pytest.mark.parametrize(

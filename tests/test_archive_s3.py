@@ -264,7 +264,7 @@ def test_a_server_that_is_away_or_refuses_is_told(
     assert len(process.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("address", ["localhost:8333", "ftp://host", "http://"])
+@pytest.mark.parametrize("address", ["localhost:8333", "ftp://host", "http://", "http://host:0"])
 def test_a_wrong_endpoint_is_a_wrong_setting(
     bucket: LoaderSettings, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
@@ -274,6 +274,18 @@ def test_a_wrong_endpoint_is_a_wrong_setting(
         open_store(bucket, nothing)
 
     assert raised.value.problems == [f"AWS_ENDPOINT={address}: expected https://host or http://host:port"]
+
+
+@pytest.mark.parametrize("address", ["http://me:s3cr3t@host", "http://me:s3cr3t/t@host", "http://host?key=s3cr3t"])
+def test_a_secret_in_the_endpoint_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """What the server is asked is signed with the key of the environment."""
+    monkeypatch.setenv("AWS_ENDPOINT", address)
+    with pytest.raises(SettingsError) as raised:
+        open_store(LoaderSettings(archive_url="s3://bucket"), nothing)
+
+    (problem,) = raised.value.problems
+    assert problem.endswith(": expected https://host or http://host:port")
+    assert "s3cr3t" not in problem
 
 
 def test_only_who_uploads_needs_obstore(tmp_path: Path) -> None:

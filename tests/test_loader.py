@@ -541,6 +541,17 @@ def test_a_bad_database_url_is_not_repeated(tmp_path: Path) -> None:
         Database(LoaderSettings(database_url="postgresql:///x?host=/nowhere"), Stop()).connect().__enter__()
 
 
+@pytest.mark.parametrize("command", ["load", "replay", "audit", "status"])
+def test_a_password_that_is_not_encoded_ends_the_loader(tmp_path: Path, command: str) -> None:
+    """In one line that says what to do; it was tried again and again, and part of the password told each time."""
+    process = run_loader(command, root=tmp_path, url="postgresql://me:s3cr3t/w@127.0.0.1:5432/x")
+    assert process.popen.returncode == 2
+    (line,) = process.err.splitlines()
+    assert line.startswith("error: DATABASE_URL: expected postgresql://")
+    assert "percent-encode" in line
+    assert "s3cr3t" not in line + process.out
+
+
 def test_a_host_that_cannot_be_is_told_at_once(tmp_path: Path) -> None:
     """It is no outage, and is not waited for."""
     process = run_loader("load", root=tmp_path, url="postgresql://me:secret@host..example/ticks")

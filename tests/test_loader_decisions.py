@@ -82,6 +82,8 @@ def test_an_error_is_worth_trying_again_or_for_a_person(error: psycopg.Error, re
         ("postgresql://me@host/ticks?password=secret&sslmode=require", "postgresql://me@host/ticks"),
         ("host=/run/pg user=me password=secret dbname=ticks", "postgresql://me@/ticks?host=/run/pg"),
         ("postgresql://me:sec%40ret@a:1,b:2/ticks", "postgresql://me@a:1,b:2/ticks"),
+        ("postgresql://me:sec%2Fret@a:1,b/ti%40cks", "postgresql://me@a:1,b/ti%40cks"),
+        ("postgresql://host/ticks?user=me&password=sec@ret", "postgresql://me@host/ticks"),
     ],
 )
 def test_a_connection_string_is_shown_without_its_password(url: str, shown: str) -> None:
@@ -94,6 +96,27 @@ def test_what_is_no_connection_string_is_a_wrong_setting() -> None:
     with pytest.raises(SettingsError) as error:
         show("postgresql://me:secret@host:port/ticks?nonsense=1")
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql://me:s3cr3t/t@127.0.0.1:5432/x", "a port that is no number"),
+        ("postgres://me:4/s3cr3t@127.0.0.1:5432/x", "an @ in the database"),
+        ("postgresql://me:p@s3cr3t@host/x", "an @ in the host"),
+        ("postgresql://me:s3cr3t@host:notaport/x", "a port that is no number"),
+        ("postgresql://me:s3cr3t@a:1,b:70000/x", "a port that is no number"),
+        ("host=a@b password=s3cr3t", "an @ in the host"),
+    ],
+)
+def test_a_password_that_was_cut_in_two_is_a_wrong_setting(url: str, told: str) -> None:
+    """What follows its first / or @ would be told as a port, a host, a database, at every attempt, for ever."""
+    with pytest.raises(SettingsError) as error:
+        show(url)
+    (problem,) = error.value.problems
+    assert told in problem
+    assert "percent-encode" in problem
+    assert "s3cr3t" not in problem
 
 
 def test_a_table_like_its_stream_is_fine() -> None:

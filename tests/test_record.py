@@ -294,6 +294,28 @@ def test_an_exchange_that_is_not_reached_in_time_is_exit_code_3(programs: Progra
     assert "was not reached within 1 s" in recorder.err.splitlines()[-1]
 
 
+def test_a_secret_in_the_url_is_in_no_log_and_in_no_file(programs: Programs, tmp_path: Path) -> None:
+    """Neither while the exchange is there, nor after it has gone, nor where it is never reached."""
+    exchange, url = programs.simulate("--instruments", 5, "--rate", 100)
+    tape = tmp_path / "tape"
+    secret = {"DERIBIT_WS_URL": url.replace("://", "://me:s3cr3t@") + "?key=s3cr3t", "DATA_DIR": str(tape)}
+    recorder = programs.start("recorder", "record", **secret)
+    recorder.until_event("subscribed")
+    until((tape / "state" / "universe.json").exists, "the remembered list")
+    exchange.kill()
+    lost = recorder.until_event("exchange.lost")
+    recorder.until_event("exchange.unreachable")
+    assert recorder.stop() == 0
+    late = programs.run("recorder", "record", "--connect-timeout", 1, **secret)
+
+    assert late.process.returncode == 3
+    shown = url.replace("://", "://***@") + "?***"
+    assert lost["url"] == shown
+    assert late.err.splitlines()[-1].startswith(f"error: {shown} was not reached within 1 s")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if b"s3cr3t" in path.read_bytes()] == []
+
+
 def test_sighup_seals_now(programs: Programs, tmp_path: Path) -> None:
     """After SIGHUP what was live is sealed, and recording goes on."""
     _, url = programs.simulate("--instruments", 5, "--rate", 100)
@@ -322,6 +344,7 @@ def test_a_second_signal_ends_at_once_with_130(programs: Programs, tmp_path: Pat
     ("arguments", "environment", "code", "says"),
     [
         (["--flush-intervall-sec", "1"], {}, 2, "unrecognized arguments"),
+        (["--deribit-url", "ws://me:s3cr3t@host/x"], {}, 2, "unrecognized arguments: --deribit-url ws://***@host/x"),
         (["--top-n-instruments", "many"], {}, 2, "TOP_N_INSTRUMENTS=many: expected int"),
         ([], {"SEGMENT_MAX_MB": "-1"}, 2, "SEGMENT_MAX_MB=-1: expected float > 0.0"),
         (["--data-dir", "/dev/null/tape"], {}, 5, "cannot write to the data directory"),

@@ -411,6 +411,14 @@ def test_what_is_no_url_is_a_usage_error(url: str, capsys: pytest.CaptureFixture
     assert "expected sc://host:port" in capsys.readouterr().err
 
 
+def test_a_user_in_the_url_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever else is wrong with it."""
+    with pytest.raises(SystemExit):
+        main(["sql", "bars", "--remote", "sc://me:s3cr3t@spark:1/x"])
+
+    assert "'sc://***@spark:1/x' is no server" in capsys.readouterr().err
+
+
 def test_a_token_is_not_taken_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Every user of the machine could see it; nor is it printed."""
     with pytest.raises(SystemExit):

@@ -21,7 +21,7 @@ from obstore.store import S3Store
 from loader.errors import ArchiveAway, Stopped
 from loader.postgres.patience import in_thread
 from recorder.runtime.errors import SettingsError
-from recorder.runtime.settings import redact
+from recorder.runtime.redact import redact
 from recorder.segments.archive_url import Bucket
 
 # One part of a multipart upload, and one range of a download. S3 wants 5 MiB at least.
@@ -170,11 +170,18 @@ class BucketStore:
 
 
 def _endpoint(environ: Mapping[str, str]) -> str:
-    """Return the address of another server than Amazon's; "" without one. A wrong one would make obstore panic."""
+    """Return the address of another server than Amazon's; "" without one. A wrong one would make obstore panic.
+
+    Of one with a user in it obstore's errors could tell the password: it is signed with AWS_* in any case.
+    """
     for name in _ENDPOINTS:
         if address := environ.get(name):
-            parts = urlsplit(address)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
+            try:
+                parts = urlsplit(address)
+                is_server = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            except ValueError:
+                is_server = False
+            if not is_server or re.search("[@?#]", address):
                 raise SettingsError([f"{name}={redact(address)}: expected https://host or http://host:port"])
             return address
     return ""

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
@@ -139,13 +139,14 @@ def show(url: str) -> str:
     """Return a connection string without its password, as a URL.
 
     Raises:
-        SettingsError: it is no connection string; told without repeating it, for the password may be in it.
+        SettingsError: it is no connection string, or one whose password was cut in two; told without repeating it.
     """
     try:
         parts = conninfo_to_dict(url)
     except psycopg.Error:
-        rule = "expected postgresql://user:password@host:port/database, got something that is no connection string"
-        raise SettingsError([f"DATABASE_URL: {rule}"]) from None
+        raise _wrong("something that is no connection string") from None
+    if misread := _misread(url, parts):
+        raise _wrong(misread)
     user, hosts, ports = (str(parts.get(name, "")) for name in ("user", "host", "port"))
     folder = hosts if hosts.startswith("/") else ""  # of a unix socket
     places = itertools.zip_longest(hosts.split(","), ports.split(","), fillvalue="")
@@ -155,6 +156,30 @@ def show(url: str) -> str:
         + ("" if folder else ",".join(f"{host}:{port}" if port else host for host, port in places))
         + f"/{quote(str(parts.get('dbname', '')))}"
         + (f"?host={quote(folder)}" if folder else "")
+    )
+
+
+def _misread(url: str, parts: Mapping[str, Any]) -> str:
+    """Say what no server can be reached by; "" if there is nothing.
+
+    A / or @ in a password that is not percent-encoded ends it: what follows counts as port, host, or database then,
+    and would be told wherever these are.
+    """
+    ports = [port.strip() for port in str(parts.get("port", "")).split(",")]
+    if not all(port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535 for port in ports if port):
+        return "a port that is no number from 1 to 65535"
+    if "@" in str(parts.get("host", "")):
+        return "an @ in the host"
+    path = url.partition("://")[2].partition("/")[2].partition("?")[0]
+    if "@" in path and url.startswith(("postgresql://", "postgres://")):
+        return "an @ in the database"  # %40 there may well be its name
+    return ""
+
+
+def _wrong(got: str) -> SettingsError:
+    expected = f"expected postgresql://user:password@host:port/database, got {got}"
+    return SettingsError(
+        [f"DATABASE_URL: {expected}; percent-encode what is special in user and password: / as %2F, @ as %40"]
     )
 
 

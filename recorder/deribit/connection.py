@@ -23,6 +23,7 @@ from recorder.deribit.session import Reply, RpcError, Session, Silent, chunks, o
 from recorder.deribit.subscriptions import Subscription, subscriptions_of
 from recorder.runtime.backoff import Backoff
 from recorder.runtime.logging import Logger
+from recorder.runtime.redact import redact
 
 # A session that lived this long after its subscriptions were granted, and brought data, was useful.
 USEFUL_AFTER_S = 10.0
@@ -126,7 +127,7 @@ class Connection:
             delay_s = max(self._backoff.next_delay_s(), trouble.least_delay_s(what))
             self._log.warning(
                 "exchange.lost" if was_connected else "exchange.unreachable",
-                url=self._url,
+                url=redact(self._url),
                 reason=what,
                 error=detail,
                 retry_in_s=round(delay_s, 1),

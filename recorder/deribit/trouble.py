@@ -5,6 +5,7 @@ from typing import Literal
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from recorder.deribit.session import RpcError, Silent
+from recorder.runtime.redact import redact_urls
 
 Trouble = Literal[
     "network", "closed", "silent", "too_many_connections", "too_many_requests", "too_slow", "maintenance",
@@ -33,7 +34,7 @@ _BY_STATUS: dict[int, Trouble] = {429: "too_many_connections", 502: "maintenance
 
 def explain(reason: BaseException) -> tuple[Trouble, str]:
     """Name what happened, and say it in one line."""
-    text = str(reason) or type(reason).__name__
+    text = redact_urls(str(reason)) or type(reason).__name__  # of a redirect or a proxy the library tells the URL
     if isinstance(reason, Silent):
         return "silent", text
     if isinstance(reason, RpcError):

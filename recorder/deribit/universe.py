@@ -13,6 +13,7 @@ from recorder.deribit.messages import UNREADABLE, BookSummary, InstrumentData, d
 from recorder.deribit.session import Reply, RpcError
 from recorder.runtime import disk
 from recorder.runtime.logging import Logger
+from recorder.runtime.redact import redact
 
 # What the exchange says of an instrument that is over. Everything else, also what is not known yet, is live: an
 # option has expired when the exchange says so, never by the local clock.
@@ -71,7 +72,7 @@ class Universe:
         self.listing = Listing()
         self._currency, self._kind = currency, kind
         self._cache = cache
-        self._key = f"{source} {currency} {kind}"
+        self._key = f"{redact(source)} {currency} {kind}"  # it goes into a file that others may read
         self._log = log
         self._announced: dict[str, InstrumentData] = {}  # since the list was asked for the last time
 

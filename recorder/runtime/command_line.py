@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from recorder.runtime.errors import SettingsError, TicktapeError
 from recorder.runtime.exit_codes import ExitCode
+from recorder.runtime.redact import redact_urls
 from recorder.runtime.version import version
 
 Command = Callable[[argparse.Namespace], int]
@@ -24,6 +25,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with one line and exit code 2."""
+        if message.startswith("unrecognized arguments"):  # a flag's name may be misspelt, and its value a URL
+            message = redact_urls(message)
         self.exit(ExitCode.USAGE, f"error: {message}; see {self.prog} --help\n")
 
 

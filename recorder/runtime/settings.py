@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 from dotenv.parser import Binding, parse_stream
 from msgspec import Meta, Struct
 
 from recorder.runtime.errors import SettingsError
+from recorder.runtime.redact import has_password, redact
 
 # Every name that a `.env` of this project may hold, whichever program reads it (a test compares this list
 # with `.env.example` and with the settings of recorder, loader and analysis).
@@ -34,8 +34,6 @@ KNOWN_NAMES = frozenset({
 # fmt: on
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # what is none may be a part of a password that was cut in two
-_PASSWORD_KEYWORD = re.compile(r"\bpassword\s*=", re.IGNORECASE)  # in `host=… password=…`
-_URL_WITH_PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@:]*:[^/@]+@", re.IGNORECASE)
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 # Whoever writes the archive and whoever reads it are told of it by one name.
@@ -99,7 +97,7 @@ def load(
         env_file: a dotenv file, which may be absent; unknown names in it, and what is no setting, are refused.
 
     Raises:
-        SettingsError: with a line for each problem: name, value (passwords masked), and rule.
+        SettingsError: with a line for each problem: name, value (what is secret masked), and rule.
     """
     problems: list[str] = []
     from_file = _read_env_file(env_file, problems)
@@ -108,7 +106,7 @@ def load(
     for field in msgspec.structs.fields(settings):
         name = field.encode_name.upper()
         flag = flags.get(field.encode_name)
-        if flag is not None and _has_password(flag):
+        if flag is not None and has_password(flag):
             problems.append(
                 f"--{field.encode_name.replace('_', '-')} {redact(flag)}: a password on the command line is seen by"
                 f" every user of this machine; put it into {name} in the environment or .env"
@@ -123,24 +121,11 @@ def load(
         try:
             values[field.encode_name] = _convert(raw, hints[field.encode_name])
         except msgspec.ValidationError as exc:
-            problems.append(f"{name}={redact(raw)}: {_rule(exc)}")
+            rule = _rule(exc).replace(raw, redact(raw))  # that of a choice repeats the value
+            problems.append(f"{name}={redact(raw)}: {rule}")
     if problems:
         raise SettingsError(problems)
     return settings(**values)
-
-
-def redact(value: str) -> str:
-    """Mask the password of a URL or connection string, for logs and messages."""
-    if _PASSWORD_KEYWORD.search(value):
-        return _PASSWORD_KEYWORD.split(value)[0] + "password=***"
-    if not _URL_WITH_PASSWORD.match(value):
-        return value
-    parts = urlsplit(value)
-    return value.replace(f":{parts.password}@", ":***@", 1)
-
-
-def _has_password(value: str) -> bool:
-    return bool(_URL_WITH_PASSWORD.match(value) or _PASSWORD_KEYWORD.search(value))
 
 
 def _read_env_file(path: Path, problems: list[str]) -> dict[str, str]:

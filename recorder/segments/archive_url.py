@@ -6,6 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from recorder.runtime.data_dir import DataDir
 from recorder.runtime.errors import SettingsError
+from recorder.runtime.redact import redact
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ def place(archive_url: str, data_dir: DataDir) -> Folder | Bucket:
     """Return where an archive lies; an empty URL is DATA_DIR/archive.
 
     Raises:
-        SettingsError: it is nothing that an archive can lie in. Told without what stands before an @, which may be a
-            secret.
+        SettingsError: it is nothing that an archive can lie in. Told without what may be a secret.
     """
     if not archive_url:
         return Folder(data_dir.archive)
@@ -41,15 +41,15 @@ def place(archive_url: str, data_dir: DataDir) -> Folder | Bucket:
         return _folder(Path(archive_url), archive_url, data_dir)
     try:
         parts = urlsplit(archive_url)
-    except ValueError as exc:
-        raise _wrong(archive_url, str(exc)) from None
+    except ValueError:  # its words repeat a part of it
+        raise _wrong(archive_url, "expected a folder, file:///path, s3://bucket/prefix, or off") from None
     if parts.username or parts.password or "@" in parts.netloc:
         raise _wrong(
-            f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}",
+            archive_url,
             "no user or secret belongs here: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
         )
     if parts.query or parts.fragment:
-        raise _wrong(archive_url.partition("?")[0], "expected nothing after ? or #")
+        raise _wrong(archive_url, "expected nothing after ? or #")
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise _wrong(archive_url, "expected file:///an/absolute/path")
@@ -71,4 +71,4 @@ def _folder(root: Path, shown: str, data_dir: DataDir) -> Folder:
 
 
 def _wrong(shown: str, rule: str) -> SettingsError:
-    return SettingsError([f"ARCHIVE_URL={shown}: {rule}"])
+    return SettingsError([f"ARCHIVE_URL={redact(shown)}: {rule}"])

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
+from websockets.exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    InvalidProxy,
+    InvalidStatus,
+    InvalidURI,
+    SecurityError,
+)
 from websockets.frames import Close
 from websockets.http11 import Response
 
@@ -338,6 +345,23 @@ def test_trouble_has_a_name_and_a_least_delay(reason: Exception, what: str, leas
     assert name == what
     assert detail
     assert trouble.least_delay_s(name) == least_s
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        InvalidURI("wss://s3cr3t@host/ws", "username provided without password"),
+        InvalidProxy("ftp://me:s3cr3t@host", "scheme ftp isn't supported"),
+        SecurityError("cannot follow redirect to non-secure URI ws://host/ws?key=s3cr3t"),
+    ],
+)
+def test_a_trouble_tells_no_secret(reason: Exception) -> None:
+    """What the library says of the URL of the exchange, of a proxy, or of where it was sent on to."""
+    _, detail = trouble.explain(reason)
+
+    assert "://" in detail
+    assert "***" in detail
+    assert "s3cr3t" not in detail
 
 
 async def test_a_cancellation_is_not_lost_where_the_socket_fails_in_the_same_moment() -> None:
