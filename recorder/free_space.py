@@ -1,10 +1,16 @@
-"""How long the disk lasts at the present rate: pure, told by the flusher what it saw after each round."""
+"""How long the disk lasts at the rate of the last hour: pure, told by the flusher what it saw after each round."""
 
 from collections import deque
+from itertools import pairwise
+from statistics import median
 
-WINDOW_S = 600.0  # over which the rate is taken
+WINDOW_S = 3600.0  # over which the rate is taken
+# Of as many parts of it the middle rate counts. What is written once (a day's archive, a copy, a backlog that is
+# loaded) is in one or two of them, and so is a pause of the feed; over the whole window either would foretell wrongly
+# for as long as the window is.
+PARTS = 5
 SAMPLE_EVERY_S = 10.0
-RATE_KNOWN_AFTER_S = 60.0
+RATE_KNOWN_AFTER_S = 1200.0  # parts of four minutes
 WARN_BELOW_H = 24.0
 WARN_BELOW_BYTES = 1_000_000_000  # whatever the rate: other programs need some too
 WARN_EVERY_S = 3600.0
@@ -37,14 +43,18 @@ class FreeSpace:
     def hours_left(self) -> float | None:
         """Hours until the disk is full; None while the rate is not known, or nothing is used up.
 
-        The rate is the greater of what the recorder writes and what the file system loses: somebody else may be
-        filling it, and somebody who empties it now and then (prune) must not hide what is coming.
+        The rate of a part is the greater of what the recorder writes and what the file system loses: somebody else
+        may be filling it, and somebody who empties it now and then (prune) must not hide what is coming.
         """
-        if not self.samples or self.samples[-1][0] - self.samples[0][0] < RATE_KNOWN_AFTER_S:
+        last = len(self.samples) - 1
+        if last < PARTS or self.samples[-1][0] - self.samples[0][0] < RATE_KNOWN_AFTER_S:
             return None
-        (first_s, first_free, first_written), (last_s, free, written) = self.samples[0], self.samples[-1]
-        used_bytes = max(written - first_written, first_free - free)
-        return free / used_bytes * (last_s - first_s) / 3600 if used_bytes > 0 else None
+        bounds = [self.samples[last * part // PARTS] for part in range(PARTS + 1)]
+        bytes_per_s = median(
+            max(written - written_before, free_before - free) / (at_s - before_s)
+            for (before_s, free_before, written_before), (at_s, free, written) in pairwise(bounds)
+        )
+        return bounds[-1][1] / bytes_per_s / 3600 if bytes_per_s > 0 else None
 
     def warning_due(self, now_s: float) -> bool:
         """Whether to warn now: too little is left, and nobody was told for an hour."""

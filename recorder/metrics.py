@@ -157,8 +157,11 @@ class Metrics(Collector):
             found.append(gauge("recorder_disk_free_bytes", "Free on the disk of DATA_DIR", space.free_bytes))
         if space.hours_left is not None:
             found.append(
-                gauge("recorder_disk_left_seconds", "Until it is full at the present rate", space.hours_left * 3600)
-            )
+                gauge(
+                    "recorder_disk_left_seconds", "Until it is full at the rate of the last hour",
+                    space.hours_left * 3600,
+                )
+            )  # fmt: skip
         return found
 
 

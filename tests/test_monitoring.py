@@ -28,7 +28,7 @@ ALERTS = {rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["gr
 
 # Panels that may show nothing although all is well.
 MAY_BE_EMPTY = {
-    "Disk left": "the rate is known after a minute",
+    "Disk left": "the rate is known after 20 minutes",
     "Gaps": "nothing was missed",
     "Refused segments": "nothing was refused",
 }
@@ -284,7 +284,7 @@ def test_the_programs_tell_what_their_source_says(watched: Watched) -> None:
             name = f"{family.name}_total" if family.type == "counter" else family.name
             found[name] = (family.type, "".join(labels))
         ours = {name: told[name] for name in set(metrics_of(program)) | OF_EVERY_PROCESS}
-        ours.pop("recorder_disk_left_seconds", None)  # known after a minute
+        ours.pop("recorder_disk_left_seconds", None)  # known after 20 minutes
         found.pop("recorder_disk_left_seconds", None)
 
         assert found == ours

@@ -243,7 +243,10 @@ def recorder_told(at_s: float = 0.0, **changes: float) -> Told:
             {("recorder_unflushed_rows", "eth_option_quotes"): 800},
             "recorder: the buffer of eth_option_quotes is 80 % full",
         ),
-        ({("recorder_disk_left_seconds", ""): 7200}, "recorder: the disk is full in 2.0 h at the present rate"),
+        (
+            {("recorder_disk_left_seconds", ""): 7200},
+            "recorder: the disk is full in 2.0 h at the rate of the last hour",
+        ),
         ({("recorder_disk_free_bytes", ""): 5e8}, "recorder: 0.5 GB are free on the disk"),
     ],
 )

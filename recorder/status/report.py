@@ -166,7 +166,7 @@ def _of_recorder(told: Told) -> list[str]:
             problems.append(f"recorder: the buffer of {stream} is {100 * rows / limits[stream]:.0f} % full")
     left_s, free = told.get("recorder_disk_left_seconds"), told.get("recorder_disk_free_bytes")
     if left_s is not None and left_s < WARN_BELOW_H * 3600:
-        problems.append(f"recorder: the disk is full in {left_s / 3600:.1f} h at the present rate")
+        problems.append(f"recorder: the disk is full in {left_s / 3600:.1f} h at the rate of the last hour")
     elif free is not None and free < WARN_BELOW_BYTES:
         problems.append(f"recorder: {free / 1e9:.1f} GB are free on the disk")
     return problems
