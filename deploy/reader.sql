@@ -1,6 +1,7 @@
 -- The role that Grafana asks the database as in docker-compose.yml: it may read everything, and change nothing.
--- Run as often as one likes, by psql with -v password=… ; for a server of your own take
--- loader/postgres/schema/roles.sql.
+-- Run as often as one likes, by psql (14 or newer) with READER_PASSWORD in its environment: every user of the machine
+-- can read its arguments. For a server of your own take loader/postgres/schema/roles.sql.
+\getenv password READER_PASSWORD
 SELECT 'CREATE ROLE ticktape_reader' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'ticktape_reader')
 \gexec
 ALTER ROLE ticktape_reader LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'password';

