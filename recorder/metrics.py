@@ -52,8 +52,9 @@ class Metrics(Collector):
         self._flushed_at_s = self._sealed_at_s = 0.0
         self._failing = ""
         self._families: list[Metric] = []
-        self._looked_s = time.monotonic()
-        self._hangs = self._not_ready = {"exchange": "not looked at yet"}
+        self._looked_s = time.monotonic()  # until the first look: a loop that never begins to turn hangs, too
+        self._hangs = {"disk": ""}
+        self._not_ready = {"exchange": "not looked at yet"}
         ProcessCollector(registry=self.registry)
         self.registry.register(self)
 
@@ -123,6 +124,10 @@ class Metrics(Collector):
             gauge(
                 "recorder_buffer_limit_rows", "Rows past which more are dropped, and told as a gap",
                 {stream: buffer.limit_rows for stream, buffer in lanes.items()}, "stream",
+            ),
+            gauge(
+                "recorder_buffer_peak_rows", "The most that were not durable at a flush, within a minute",
+                {stream: buffer.peak_rows for stream, buffer in lanes.items()}, "stream",
             ),
             counter(
                 "recorder_dropped_rows", "Rows that found no room",

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from recorder.metrics import LOOP_HANGS_AFTER_S, Metrics
 from recorder.runtime.notify import Notify
 from tests.fix_postgres import quotes, record
 from tests.fix_programs import Program, Programs, until
@@ -65,6 +67,7 @@ def test_a_recorder_tells_what_it_does(programs: Programs, tmp_path: Path) -> No
     assert found["recorder_channels_granted", ""] == found["recorder_channels_asked", ""] >= 40
     assert found["recorder_open_connections", ""] == found["recorder_connections", ""] == 1
     assert found["recorder_fsync_duration_seconds_count", ""] >= 1
+    assert found["recorder_buffer_peak_rows", "eth_option_quotes"] > 0
     assert get(port, "/nothing")[0] == 404
     exchange.kill()
     until(lambda: get(port, "/readyz")[0] == 503, "that the loss of the exchange is told")
@@ -73,6 +76,19 @@ def test_a_recorder_tells_what_it_does(programs: Programs, tmp_path: Path) -> No
     assert get(port, "/healthz")[0] == 200, "an exchange that is away is no reason to restart anything"
     assert numbers(port)["recorder_gaps_total", "disconnect"] >= 1
     assert recorder.stop() == 0
+
+
+def test_a_recorder_is_alive_before_it_has_looked_at_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless its loop does not begin to turn; what is outside of it makes it unready at most."""
+    metrics = Metrics(tmp_path)
+    assert metrics.alive() == {"loop": "", "disk": ""}
+    assert metrics.ready() == {"loop": "", "disk": "", "exchange": "not looked at yet"}
+    later_s = time.monotonic() + LOOP_HANGS_AFTER_S + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later_s)
+
+    assert metrics.alive() == {"loop": "did not turn for 31 s", "disk": ""}
 
 
 def test_no_metric_has_a_label_for_an_instrument(programs: Programs, tmp_path: Path) -> None:
