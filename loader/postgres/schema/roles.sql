@@ -23,6 +23,8 @@ REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA public TO ticktape_loader;
 GRANT USAGE ON SCHEMA public TO ticktape_reader;
 ALTER DEFAULT PRIVILEGES FOR ROLE ticktape_loader GRANT SELECT ON TABLES TO ticktape_reader;
+-- Of what `replay --into-schema` makes.
+ALTER DEFAULT PRIVILEGES FOR ROLE ticktape_loader GRANT USAGE ON SCHEMAS TO ticktape_reader;
 
 -- A reader that forgets its transaction holds up nobody for long.
 ALTER ROLE ticktape_reader SET default_transaction_read_only = on;
