@@ -101,7 +101,6 @@ class Recorder:
     """One run of the recorder."""
 
     def __init__(self, settings: RecorderSettings, data_dir: DataDir, name: str, log: Logger) -> None:
-        self.metrics = Metrics(data_dir.quarantine)
         self.notify = Notify()
         self._settings = settings
         self._log = log
@@ -187,6 +186,8 @@ class Recorder:
             now_us=self._clock.now_us,
             log=log,
         )
+        # Last: the tape's state may take long to read, and the loop is missed from here on.
+        self.metrics = Metrics(data_dir.quarantine)
 
     @property
     def received(self) -> int:

@@ -7,12 +7,18 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from recorder.metrics import LOOP_HANGS_AFTER_S, Metrics
+from recorder.record import Recorder
+from recorder.runtime.data_dir import DataDir
+from recorder.runtime.logging import get_logger
 from recorder.runtime.notify import Notify
+from recorder.settings import RecorderSettings
+from recorder.tape_state import TapeState
 from tests.fix_postgres import quotes, record
 from tests.fix_programs import Program, Programs, until
 
@@ -89,6 +95,22 @@ def test_a_recorder_is_alive_before_it_has_looked_at_anything(
     monkeypatch.setattr(time, "monotonic", lambda: later_s)
 
     assert metrics.alive() == {"loop": "did not turn for 31 s", "disk": ""}
+
+
+def test_a_state_that_takes_long_to_read_is_no_loop_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recorder of a long tape is alive from its first answer on."""
+    began_s = time.monotonic()
+
+    def slow(*arguments: Any) -> TapeState:
+        monkeypatch.setattr(time, "monotonic", lambda: began_s + LOOP_HANGS_AFTER_S + 1)
+        return TapeState(*arguments)
+
+    monkeypatch.setattr("recorder.record.TapeState", slow)
+    recorder = Recorder(RecorderSettings(data_dir=str(tmp_path)), DataDir(tmp_path), "test", get_logger("test"))
+
+    assert recorder.metrics.alive() == {"loop": "", "disk": ""}
 
 
 def test_no_metric_has_a_label_for_an_instrument(programs: Programs, tmp_path: Path) -> None:
