@@ -21,6 +21,7 @@ from tests.fix_programs import REPOSITORY
 
 FOLDER = REPOSITORY / "deploy" / "systemd"
 RECORDER, LOADER = "ticktape-recorder.service", "ticktape-loader.service"
+PRUNE, PRUNE_TIMER = "ticktape-prune.service", "ticktape-prune.timer"
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {"recorder": recorder_parser, "loader": loader_parser}
 
 Unit = dict[str, list[str]]
@@ -41,7 +42,8 @@ def settings_of(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "program", "command"), [(RECORDER, "recorder", "record"), (LOADER, "loader", "load")]
+    ("name", "program", "command"),
+    [(RECORDER, "recorder", "record"), (LOADER, "loader", "load"), (PRUNE, "loader", "prune")],
 )
 def test_a_unit_starts_a_command_that_there_is(name: str, program: str, command: str) -> None:
     """From the installed venv, and without a module of the folder that it runs in."""
@@ -86,6 +88,29 @@ def test_the_loader_can_write_nothing_of_the_tape() -> None:
     assert not {"RemoveIPC"} & (recorder.keys() | loader.keys())
 
 
+def test_the_tape_is_pruned_daily_where_that_is_asked_for() -> None:
+    """By whom the archive is told to and who may write to the tape; not by a start of recorder and loader."""
+    prune, loader, timer = unit(FOLDER / PRUNE), unit(FOLDER / LOADER), unit(FOLDER / PRUNE_TIMER)
+    hardening = (FOLDER / LOADER).read_text().partition("# Hardening\n")[2].partition("\n[Install]")[0]
+
+    assert hardening
+    assert (FOLDER / PRUNE).read_text().endswith(hardening)
+    assert (prune["User"], prune["EnvironmentFile"]) == (loader["User"], loader["EnvironmentFile"])
+    assert prune["StateDirectory"] == unit(FOLDER / RECORDER)["StateDirectory"]
+    assert (prune["Type"], prune.get("WantedBy")) == (["oneshot"], None)
+    assert (timer["OnCalendar"], timer["Persistent"]) == (["daily"], ["true"])
+    assert f"systemctl enable --now {PRUNE_TIMER}" in (REPOSITORY / "docs" / "operations.md").read_text()
+
+
+def test_a_tape_elsewhere_has_the_folders_that_its_units_name() -> None:
+    """One that ReadWritePaths= names and that is not there ends a start; nobody else makes those of the loader."""
+    text = (REPOSITORY / "docs" / "operations.md").read_text()
+    named = {path for paths in re.findall(r"ReadWritePaths=(/.+)$", text, re.MULTILINE) for path in paths.split()}
+    made = re.findall(r"^\$ sudo install -d -o ticktape -g ticktape -m 750 (.+)$", text, re.MULTILINE)
+
+    assert named == {path for paths in made for path in paths.split()}
+
+
 def test_no_document_enters_the_tape_as_somebody_who_may_not() -> None:
     """Its folder is open to the user and the group of the services: a `cd` is part of what sudo runs."""
     assert unit(FOLDER / RECORDER)["StateDirectoryMode"] == ["0750"]
@@ -95,7 +120,7 @@ def test_no_document_enters_the_tape_as_somebody_who_may_not() -> None:
 
 def test_the_environment_holds_settings_that_there_are() -> None:
     """In the units and in the files that are installed for them; as they are shown, they load."""
-    for name in (RECORDER, LOADER):
+    for name in (RECORDER, LOADER, PRUNE):
         words = dict(word.split("=", 1) for word in unit(FOLDER / name)["Environment"][0].split())
         assert words.keys() <= KNOWN_NAMES
     common, secret = settings_of(FOLDER / "ticktape.env"), settings_of(FOLDER / "loader.env")
@@ -119,6 +144,7 @@ def test_what_is_installed_can_be_removed_and_settings_stay(tmp_path: Path) -> N
     (start,) = unit(systemd / RECORDER)["ExecStart"]
     assert start.startswith("/srv/tape/venv/bin/python ")
     assert oct((etc / "loader.env").stat().st_mode & 0o777) == "0o600"
+    assert {path.name for path in systemd.iterdir()} == {RECORDER, LOADER, PRUNE, PRUNE_TIMER}
     (etc / "ticktape.env").write_text("CURRENCY=BTC\n")
     assert staged(tmp_path, "install", "/srv/tape").returncode == 0
     assert (etc / "ticktape.env").read_text() == "CURRENCY=BTC\n"
@@ -140,16 +166,20 @@ def test_a_prefix_that_services_cannot_see_is_refused(tmp_path: Path, prefix: st
 
 
 def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
-    """`systemd-analyze verify` is silent, and `security` rates both as little exposed."""
+    """`systemd-analyze verify` is silent, and `security` rates each service as little exposed."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed: the units are not verified (apt-get install systemd)")
-    for name in (RECORDER, LOADER):
+    for name in (RECORDER, LOADER, PRUNE):
         text = (FOLDER / name).read_text()
         assert "/opt/ticktape/venv/bin/python" in text  # which is not installed here
         (tmp_path / name).write_text(text.replace("/opt/ticktape/venv/bin/python", "/bin/sh"))
-    paths = [str(tmp_path / name) for name in (RECORDER, LOADER)]
+    shutil.copy(FOLDER / PRUNE_TIMER, tmp_path)
+    paths = [str(tmp_path / name) for name in (RECORDER, LOADER, PRUNE)]
     verified = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True, check=False
+        ["systemd-analyze", "verify", "--man=no", *paths, tmp_path / PRUNE_TIMER],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (verified.returncode, verified.stderr) == (0, "")
     for path in paths:
