@@ -32,6 +32,22 @@ def text(name: str) -> str:
     return (REPOSITORY / "docs" / name).read_text()
 
 
+def test_no_command_takes_the_root_for_the_tape() -> None:
+    """What is in .env alone is no variable of a shell: `"$DATA_DIR"/*` would be all that the machine has."""
+    for document in DOCUMENTS:
+        unsafe = [line for line in document.read_text().splitlines() if re.search(r"\$(DATA_DIR|\{DATA_DIR\})", line)]
+        assert unsafe == [], document
+
+
+def test_the_units_of_a_command_are_those_that_are_installed() -> None:
+    """What is asked of systemd's log or state has a unit here, but for time and monitoring."""
+    units = {path.stem for path in (REPOSITORY / "deploy" / "systemd").iterdir()}
+    asked = {name for path in DOCUMENTS for name in re.findall(r"journalctl -f?u (\S+)", path.read_text())}
+
+    assert asked
+    assert asked <= units
+
+
 # Settings
 
 
