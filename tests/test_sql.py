@@ -112,7 +112,7 @@ def test_a_range_is_taken_from_the_tape(sql: Callable[..., Ran]) -> None:
             "/proc/x.parquet cannot be written: No such file or directory",
         ),
         (["SELECT 1", "--archive", "no-such-folder"], "there is no archive no-such-folder"),
-        (["SELECT 1", "--from", "2026-11-02", "--to", "2026-11-01"], "--to is before --from"),
+        (["SELECT 1", "--from", "2026-11-02", "--to", "2026-11-01"], "before it begins"),
         (["SELECT INTERVAL 1 DAY AS a", "--csv"], "this does not fit into CSV"),
     ],
 )

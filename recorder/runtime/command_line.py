@@ -51,19 +51,13 @@ def moment(text: str) -> datetime:
 
 def add_range(parser: argparse.ArgumentParser) -> None:
     """Add `--from` and `--to`: a half-open range of `received_at`, as `start` and `end`; None where not given."""
-    for flag, dest, help_text in (
-        ("--from", "start", "first received_at (UTC; of trades: timestamp), included"),
-        ("--to", "end", "last one, not included"),
-    ):
-        parser.add_argument(flag, dest=dest, type=moment, metavar="T", help=help_text)
+    parser.add_argument("--from", dest="start", type=moment, metavar="T", help="first received_at (UTC), included")
+    parser.add_argument("--to", dest="end", type=moment, metavar="T", help="last received_at (UTC), not included")
 
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse, run the chosen command, and turn a TicktapeError into one line on stderr and its exit code."""
     args = parser.parse_args(argv)
-    start, end = getattr(args, "start", None), getattr(args, "end", None)
-    if start is not None and end is not None and end < start:
-        parser.error("--to is before --from")
     command: Command = args.command
     try:
         return command(args)
