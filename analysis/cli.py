@@ -164,7 +164,7 @@ def _settings(args: argparse.Namespace) -> tuple[str, str | None]:
         NoTape: there is no such archive. What ARCHIVE_URL says may not be there before something is archived.
     """
     named = args.archive_url
-    if named and named != "off" and "://" not in named and not Path(named).is_dir():
+    if named and named.lower() != "off" and "://" not in named and not Path(named).is_dir():
         raise NoTape(f"there is no archive {named}")
     loaded = settings.load(AnalysisSettings, vars(args), os.environ)
     return loaded.data_dir, archive_of(loaded)

@@ -53,6 +53,8 @@ _FIRST = """
 SELECT instrument, min(trade_seq) - 1 AS last, epoch_us(arg_min("timestamp", trade_seq)) AS to_us
 FROM ({rows}) GROUP BY instrument HAVING min(trade_seq) > 1
 """
+# By the exchange's clock, as the time of creation is: that of the machine may have been wrong.
+_BEGUN = 'SELECT epoch_us(min("timestamp")) FROM "{stream}" WHERE recorded'
 _CREATED = """
 SELECT instrument, epoch_us(min(creation_timestamp)) FROM "{stream}"
 WHERE creation_timestamp IS NOT NULL GROUP BY instrument
@@ -63,8 +65,10 @@ _ROWS = """
 SELECT instrument, count(*) AS rows, epoch_us(min(received_at)) AS oldest_us, epoch_us(max(received_at)) AS newest_us
 FROM "{stream}" GROUP BY instrument
 """
+# What has expired is not recorded, though its channels are left only when the exchange has settled it.
 _RECORDED = """
-SELECT instrument, epoch_us(received_at) AS at_us, recorded FROM "{stream}" WHERE recorded IS NOT NULL
+SELECT instrument, epoch_us(received_at) AS at_us, recorded FROM "{stream}"
+WHERE recorded IS NOT NULL AND NOT (recorded AND coalesce(received_at >= expiration_timestamp, FALSE))
 UNION
 SELECT instrument, epoch_us(expiration_timestamp), false FROM "{stream}" WHERE expiration_timestamp IS NOT NULL
 ORDER BY at_us
@@ -80,7 +84,7 @@ FROM {GAPS_STREAM} ORDER BY gap_id, state_no
 _MEMORY = "1GB"
 _TICKS = ("quotes", "trades", "tickers")  # kinds of streams
 # The market's trades are subscribed to so long after its first book at most.
-_BEGINS_US = 10_000_000
+_SUBSCRIBED_US = 10_000_000
 # By instrument, when it was told whether it is recorded from then on; in the order of time.
 Told = dict[str, list[tuple[int, bool]]]
 
@@ -200,7 +204,7 @@ def check(tape: Tape, span: Span) -> Completeness:
         connection.execute("SET preserve_insertion_order = false").fetchall()
         gaps = gaps_told(connection) if GAPS_STREAM in plans else Gaps()
         recorded = recorded_told(connection, plans)
-        created = _created_since(connection, recorded, span)
+        created = {market: _created_since(connection, market, span) for market in recorded}
         newest: dict[str, datetime] = {}  # by market, the newest row of any of its streams
         for stream, result in found.streams.items():
             if result.kind in _TICKS:
@@ -212,7 +216,11 @@ def check(tape: Tape, span: Span) -> Completeness:
         for stream, result in found.streams.items():
             market = stream.removesuffix(f"_{result.kind}")
             if result.kind in _TICKS and market in newest.keys() | recorded.keys():
-                _measure(stream, result, recorded.get(market, {}), gaps, span, newest.get(market))
+                # Of an archive alone a stream may come later than what tells of it.
+                is_missed = tape.data_dir is not None or result.proven_until is not None
+                _measure(
+                    stream, result, recorded.get(market, {}), gaps, span, newest.get(market), is_missed=is_missed
+                )
     return found
 
 
@@ -277,21 +285,18 @@ def recorded_told(connection: duckdb.DuckDBPyConnection, streams: Iterable[str])
     return found
 
 
-def _created_since(
-    connection: duckdb.DuckDBPyConnection, recorded: dict[str, Told], span: Span
-) -> dict[str, dict[str, int]]:
-    """Return by market the options that were created after recording had begun, in the range or after it, and when.
+def _created_since(connection: duckdb.DuckDBPyConnection, market: str, span: Span) -> dict[str, int]:
+    """Return the options that were created in the range, after recording had begun, and when.
 
     Each of their trades was to be recorded, from number 1.
     """
-    found: dict[str, dict[str, int]] = {}
-    for market, instruments in recorded.items():
-        begun_us = [at_us for told in instruments.values() for at_us, yes in told if yes]
-        if begun_us:
-            since_us = max(min(begun_us) + _BEGINS_US, _us(span)[0])
-            rows = connection.sql(_CREATED.format(stream=f"{market}_instruments")).fetchall()
-            found[market] = {name: at_us for name, at_us in rows if at_us >= since_us}
-    return found
+    stream = f"{market}_instruments"
+    ((begun_us,),) = connection.sql(_BEGUN.format(stream=stream)).fetchall()
+    if begun_us is None:
+        return {}
+    start_us, end_us = _us(span)
+    created = connection.sql(_CREATED.format(stream=stream)).fetchall()
+    return {name: at_us for name, at_us in created if max(begun_us + _SUBSCRIBED_US, start_us) <= at_us < end_us}
 
 
 def _check_rows(
@@ -326,27 +331,46 @@ def _check_rows(
     else:
         jumps = connection.sql(_JUMPS.format(rows=rows)).fetchall()
         first = connection.sql(_FIRST.format(rows=rows)).fetchall()
-        jumps += [(name, 1, last, created[name], to_us) for name, last, to_us in first if name in created]
+        jumps += [
+            (name, 1, last, created[name], to_us)
+            for name, last, to_us in first
+            # What was listed in a gap of all is owed from where it is seen first.
+            if name in created and not any(gap.from_us <= created[name] <= gap.to_us for gap in gaps.of(stream, name))
+        ]
         holes = judge_trades(stream, jumps, gaps)
     for hole in holes:
         result.instruments.setdefault(hole.instrument, Instrument()).holes.append(hole)
 
 
-def _measure(stream: str, result: Stream, recorded: Told, gaps: Gaps, span: Span, newest: datetime | None) -> None:
+def _measure(
+    stream: str,
+    result: Stream,
+    recorded: Told,
+    gaps: Gaps,
+    span: Span,
+    newest: datetime | None,
+    *,
+    is_missed: bool,
+) -> None:
     """Measure how much of the time in which an instrument was to be recorded is not missed, as far as is known.
 
-    `newest` is the newest row of any stream of the market: until then it was recorded.
+    `newest` is the newest row of any stream of the market: until then it was recorded. `is_missed` is whether what
+    never came of an instrument is a hole.
     """
-    end = newest if span.end is None else min(span.end, max(datetime.now(UTC), newest or span.end))
+    now = datetime.now(UTC)
+    end = newest if span.end is None else min(span.end, max(now, newest or now))
     began_us = min((at_us for told in recorded.values() for at_us, yes in told if yes), default=None)
     proven_until = result.proven_until or span.start or (None if began_us is None else _datetime(began_us))
-    if end is None or proven_until is None:
+    if end is None or proven_until is None or (span.start is not None and end <= span.start):
         return
     if proven_until < end:
         result.not_provable = (proven_until, end)
     if result.kind == "trades":
         return  # healed trades are there though a gap was
     start_us, end_us = _us(Span(span.start, end))
+    # What came after the newest row of a stream may not be written yet; of one that has none, that of the market.
+    came_until = result.proven_until or newest
+    came_until_us = min(_us(Span(came_until))[0], end_us) if is_missed else 0
     for name, told in recorded.items():
         whole = recorded_spans(told, end_us)
         spans = within(whole, start_us, end_us)
@@ -354,7 +378,8 @@ def _measure(stream: str, result: Stream, recorded: Told, gaps: Gaps, span: Span
             found = result.instruments.setdefault(name, Instrument())
             if not found.has_begun:
                 # Of tickers it is not known whether there is one before the range.
-                own = spans if result.provable else within([one for one in whole if one[0] >= start_us], 0, end_us)
+                begun = [one for one in whole if result.provable or one[0] >= start_us]
+                own = within(begun, start_us, came_until_us)
                 found.holes += judge_beginning(stream, name, own, found.oldest_us, gaps)
             missed = [(gap.from_us, gap.to_us) for gap in gaps.of(stream, name)]
             missed += [(hole.from_us, hole.to_us) for hole in found.holes if not hole.told]

@@ -14,8 +14,8 @@ Range = tuple[int, int]  # first and last; of times in µs since 1970, or of num
 FOREVER = 2**62
 # That an instrument is left is told before its channels are: rows may come for so long.
 _LATE_US = 5_000_000
-# A channel that is granted brings at once what there is, and a flush takes a second: much more than both.
-_BEGINS_US = 10_000_000
+# A channel that is granted brings at once what there is. Where it does not, a gap row is written within 30 s.
+BEGINS_US = 35_000_000
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,11 @@ def judge_beginning(stream: str, instrument: str, spans: Iterable[Range], oldest
         oldest_us: when its first row was received; FOREVER if there is none.
         gaps: what is told.
     """
+    long = [(a, min(b, oldest_us)) for a, b in spans if min(b, oldest_us) - a > BEGINS_US]
+    if not long:
+        return []
     missed = [(gap.from_us, gap.to_us) for gap in gaps.of(stream, instrument)]
-    silent = [
-        (x, y)
-        for a, b in spans
-        for x, y in outside(missed_in(missed, a, b), a, min(b, oldest_us))
-        if y - x > _BEGINS_US
-    ]
+    silent = [(x, y) for a, b in long for x, y in outside(missed_in(missed, a, b), a, b) if y - x > BEGINS_US]
     # What is void is a step of the clock: over it times do not subtract.
     steps = [gap for gap in gaps.newest if gap.status == "void" and gap.stream == stream] if silent else []
     return [

@@ -47,7 +47,7 @@ class Tape:
                 raise NoTape(
                     f"there is no data directory {data_dir.root}", remedy="set DATA_DIR, or record something first"
                 )
-            if (data_dir.root / "manifests").is_dir():
+            if archive is None and (data_dir.root / "manifests").is_dir():
                 return cls(None, archived.folder(data_dir.root))
             if archive is None:
                 return cls(data_dir, archived.beside(data_dir))

@@ -13,7 +13,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from analysis.proof import Gap, Gaps, covered_us, recorded_spans, union
+from analysis.proof import BEGINS_US, Gap, Gaps, covered_us, recorded_spans, union
+from recorder.lanes import RESUME_PATIENCE_US
 from recorder.runtime.data_dir import DataDir
 from recorder.segments.layout import live_files, sealed_files
 from recorder.segments.schemas import Row
@@ -37,9 +38,9 @@ def ticker(at_s: float, name: str = "A") -> Row:
     return (at_us, name, at_us, *[None] * 22)
 
 
-def trade(at_s: float, seq: int) -> Row:
+def trade(at_s: float, seq: int, name: str = "A") -> Row:
     at_us = NOON_US + round(at_s * S)
-    return (at_us, "A", at_us, str(seq), seq, 0.1, 1.0, "buy", *[None] * 10, "live")
+    return (at_us, name, at_us, str(seq), seq, 0.1, 1.0, "buy", *[None] * 10, "live")
 
 
 def gap(
@@ -174,15 +175,42 @@ def test_an_option_that_was_listed_since_has_each_trade_from_the_first(
     tape: Tape, data_dir: DataDir, created_s: int, told: bool, untold: list[tuple[int, int]]
 ) -> None:
     """It is known when it was created; what was there when recording began may have traded before."""
-    listed = list(option(created_s, recorded=False, name="B"))
-    listed[6] = NOON_US + created_s * S
-    rows = [(*trade(20, 3)[:1], "B", *trade(20, 3)[2:]), (*trade(21, 4)[:1], "B", *trade(21, 4)[2:])]
     word: Rows = {"data_gaps": [gap(TRADES, "void", 15, 20, 1, 2, name="B")]} if told else {}
-    write(tape, eth_option_instruments=[tuple(listed)], eth_option_trades=rows, **word)
+    write(tape, **listed(created_s), eth_option_trades=[trade(20, 3, "B"), trade(21, 4, "B")], **word)
     for arguments in [(), ("--from", clock(12)), ("--to", clock(25))]:
         code, found = completeness(data_dir.root, *arguments)
         assert [(hole["first"], hole["last"]) for hole in found["untold"]] == untold
         assert code == (1 if untold else 0)
+    assert completeness(data_dir.root, "--from", clock(5), "--to", clock(14))[1]["untold"] == []
+
+
+def test_an_option_that_was_listed_in_a_gap_is_owed_from_where_it_was_seen(tape: Tape, data_dir: DataDir) -> None:
+    """Also when the gap has been healed: its first numbers may never have been a trade."""
+    gaps = [gap(TRADES, status, 14, 16, name=None, state_no=no) for no, status in enumerate(("open", "healed"))]
+    write(tape, **listed(15), eth_option_trades=[trade(20, 3, "B")], data_gaps=gaps)
+
+    assert completeness(data_dir.root)[1]["untold"] == []
+
+
+def test_when_recording_began_is_told_by_the_exchanges_clock(data_dir: DataDir) -> None:
+    """A machine that starts with a clock that is days behind has seen none of the listings since."""
+    tape, days_s = tape_in(data_dir), 3 * 86_400
+    begun = list(option(0, recorded=True))
+    begun[0] += days_s * S
+    write(
+        tape, **listed(86_400), eth_option_quotes=[quote(0, 1, None)], eth_option_tickers=[ticker(0)],
+        eth_option_trades=[trade(days_s + 5, 40, "B")],
+    )  # fmt: skip
+    write(tape, eth_option_instruments=[tuple(begun)])
+
+    assert completeness(data_dir.root)[1]["untold"] == []
+
+
+def listed(created_s: float) -> Rows:
+    """Return the row of an option that was created so many seconds after noon."""
+    row = list(option(created_s, recorded=False, name="B"))
+    row[6] = NOON_US + round(created_s * S)
+    return {"eth_option_instruments": [tuple(row)]}
 
 
 def test_time_in_gap_rows_is_not_covered(tape: Tape, data_dir: DataDir) -> None:
@@ -328,13 +356,13 @@ def test_the_time_in_which_other_streams_went_on_is_not_provable(tape: Tape, dat
 
 
 @pytest.mark.parametrize("kind", ["quotes", "tickers"])
-@pytest.mark.usefixtures("tape")
-def test_a_stream_of_which_nothing_is_left_is_missed(data_dir: DataDir, kind: str) -> None:
+def test_a_stream_of_which_nothing_is_left_is_missed(tape: Tape, data_dir: DataDir, kind: str) -> None:
     """Each instrument was to be recorded in it, and nothing tells why there is nothing."""
+    write(tape, eth_option_quotes=[quote(90, 7, 6)], eth_option_tickers=[ticker(90)])
     shutil.rmtree(data_dir.root / f"eth_option_{kind}")
-    for arguments in [(), ("--from", clock(5)), ("--from", clock(5), "--to", clock(25))]:
+    for arguments in [(), ("--from", clock(5)), ("--from", clock(5), "--to", clock(85))]:
         code, found = completeness(data_dir.root, *arguments)
-        begun_s, end_s = (5 if arguments else 0), (25 if len(arguments) == 4 else 30)
+        begun_s, end_s = (5 if arguments else 0), (85 if len(arguments) == 4 else 90)
         # Of tickers it is not looked for what there was before the range.
         holes = [] if arguments and kind == "tickers" else [(NOON_US + begun_s * S, NOON_US + end_s * S)]
 
@@ -353,15 +381,16 @@ def test_an_instrument_of_which_nothing_came_is_missed(tape: Tape, data_dir: Dat
     """A channel begins with what there is: whose brings nothing was not recorded, unless something tells why."""
     rows: Rows = {
         "nothing": {},
-        "a gap": {"data_gaps": [gap(QUOTES, "lost", 2, 29, name=None), gap(TICKERS, "lost", 3, 29, name=None)]},
+        "a gap": {"data_gaps": [gap(QUOTES, "lost", 2, 89, name=None), gap(TICKERS, "lost", 3, 89, name=None)]},
         "a step of the clock": {
             "data_gaps": [
-                gap(stream, "void", from_s, 29, name=None, cause="clock_step")
+                gap(stream, "void", from_s, 89, name=None, cause="clock_step")
                 for stream, from_s in ((QUOTES, 2), (TICKERS, 3))
             ]
         },
         "it had begun before": {QUOTES: [quote(-60, 1, None, "B")], TICKERS: [ticker(-60, "B")]},
     }[why]
+    write(tape, eth_option_quotes=[quote(90, 7, 6)], eth_option_tickers=[ticker(90)])
     write(tape, eth_option_instruments=[option(1, recorded=True, name="B")], **rows)
     code, found = completeness(data_dir.root)
 
@@ -372,6 +401,59 @@ def test_an_instrument_of_which_nothing_came_is_missed(tape: Tape, data_dir: Dat
         assert f"NOT TOLD: {QUOTES} B: nothing came of it, between 2025-11-22 12:00:01" in "\n".join(
             told(data_dir.root)
         )
+
+
+def test_nothing_is_missed_before_the_recorder_would_have_told_it() -> None:
+    """It tells a silence after its patience and a round."""
+    assert RESUME_PATIENCE_US + 3 * S < BEGINS_US
+
+
+def test_an_option_that_has_expired_brings_nothing(tape: Tape, data_dir: DataDir) -> None:
+    """Its channels are left when it is settled, half a minute later, and its states are told until then."""
+    states = [list(option(second, recorded=second < 160, name="E")) for second in (0, 101, 160)]
+    for state in states:
+        state[5] = NOON_US + 100 * S
+    write(
+        tape, eth_option_instruments=[tuple(state) for state in states],
+        eth_option_quotes=[quote(0, 1, None, "E"), quote(200, 7, 6)],
+        eth_option_tickers=[ticker(0, "E"), ticker(99, "E"), ticker(200)],
+    )  # fmt: skip
+    for arguments in [(), ("--from", clock(100)), ("--from", clock(50), "--to", clock(150))]:
+        assert completeness(data_dir.root, *arguments)[1]["untold"] == []
+    assert completeness(data_dir.root)[1]["streams"][TICKERS]["instruments"]["E"]["recorded_s"] == 100
+
+
+def test_what_was_told_last_and_has_no_rows_yet_is_not_missed(tape: Tape, data_dir: DataDir) -> None:
+    """It is told before its rows are durable: a crash may come between, and so may a copy of the tape."""
+    hour = ("--from", clock(0), "--to", clock(3600))
+    write(tape, eth_option_instruments=[option(29, recorded=True, name="B")])
+    assert completeness(data_dir.root)[1]["untold"] == []
+    assert completeness(data_dir.root, *hour)[1]["untold"] == []
+    for stream in (QUOTES, TICKERS):
+        shutil.rmtree(data_dir.root / stream)
+    for arguments in [(), hour, ("--from", clock(0), "--to", "2099-01-01")]:
+        code, found = completeness(data_dir.root, *arguments)
+        assert (code, found["untold"]) == (7, [])
+
+
+def test_an_archive_alone_may_lack_a_stream_that_is_still_to_come(tape: Tape, data_dir: DataDir) -> None:
+    """Its streams come one after another."""
+    write(tape, eth_option_quotes=[quote(90, 7, 6)], eth_option_tickers=[ticker(90)])
+    archive(data_dir.root)
+    shutil.rmtree(data_dir.archive / "manifests" / TICKERS)
+    code, found = completeness(data_dir.archive)
+
+    assert (code, found["untold"]) == (0, [])
+    assert found["streams"][TICKERS]["instruments"]["A"]["coverage"] == 0.0
+
+
+def test_a_trade_that_was_received_before_the_range_is_no_end_of_it(tape: Tape, data_dir: DataDir) -> None:
+    """By a clock that is behind the exchange's; trades are of a range by the exchange's time."""
+    late = list(trade(50, 1))
+    late[2] = NOON_US + 47 * S
+    write(tape, eth_option_trades=[tuple(late)])
+
+    assert completeness(data_dir.root, "--from", clock(49))[0] in (0, 7)
 
 
 @pytest.mark.usefixtures("tape")

@@ -84,6 +84,7 @@ def test_an_error_is_worth_trying_again_or_for_a_person(error: psycopg.Error, re
         ("postgresql://me:sec%40ret@a:1,b:2/ticks", "postgresql://me@a:1,b:2/ticks"),
         ("postgresql://me:sec%2Fret@a:1,b/ti%40cks", "postgresql://me@a:1,b/ti%40cks"),
         ("postgresql://host/ticks?user=me&password=sec@ret", "postgresql://me@host/ticks"),
+        ("host=@abstract dbname=ticks password=secret", "postgresql://@abstract/ticks"),
     ],
 )
 def test_a_connection_string_is_shown_without_its_password(url: str, shown: str) -> None:

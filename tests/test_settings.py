@@ -6,7 +6,7 @@ import pytest
 
 from loader.settings import LoaderSettings
 from recorder.runtime.errors import SettingsError
-from recorder.runtime.redact import redact, redact_urls
+from recorder.runtime.redact import has_password, redact, redact_urls
 from recorder.runtime.settings import load
 from recorder.settings import RecorderSettings, history_url, wrong_url
 
@@ -97,6 +97,11 @@ def test_a_password_on_the_command_line_is_refused_whatever_is_in_it(url: str) -
     (problem,) = raised.value.problems
     assert "a password on the command line" in problem
     assert "cr3t" not in problem
+
+
+def test_an_at_sign_behind_several_hosts_is_no_password() -> None:
+    """What is between a colon and a comma is a port."""
+    assert not has_password("postgresql://h1:5432,h2:5433/db?user=me@corp")
 
 
 @pytest.mark.parametrize("name", ["LOG_LEVEL", "METRICS_PORT", "CURRENCY"])

@@ -168,7 +168,7 @@ def _misread(url: str, parts: Mapping[str, Any]) -> str:
     ports = [port.strip() for port in str(parts.get("port", "")).split(",")]
     if not all(port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535 for port in ports if port):
         return "a port that is no number from 1 to 65535"
-    if "@" in str(parts.get("host", "")):
+    if any("@" in host[1:] for host in str(parts.get("host", "")).split(",")):  # in front it is an abstract socket
         return "an @ in the host"
     path = url.partition("://")[2].partition("/")[2].partition("?")[0]
     if "@" in path and url.startswith(("postgresql://", "postgres://")):

@@ -5,7 +5,7 @@ import re
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _PASSWORD_KEYWORD = re.compile(r"password\s*=", re.IGNORECASE)  # in `host=… password=…`
 # A number before a slash is a port. All else between a colon and an @ is a password, its own slashes included.
-_URL_WITH_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@:]*:(?!\d+[/?#]).+@", re.IGNORECASE)
+_URL_WITH_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@:]*:(?!\d+[,/?#]).+@", re.IGNORECASE)
 _MORE = re.compile(r"[?#]")
 _NO_PORT = re.compile(r"^([^/:\[]*):(?=[^/]*[^/\d])[^/]*")
 _URLS = re.compile(_SCHEME.pattern + r"\S+", re.IGNORECASE)
