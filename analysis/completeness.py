@@ -321,7 +321,7 @@ def _check_rows(
     before, after = rows_before(planned, span, begun), rows_after(planned, span, goes)
     for name in names.intersection(after["instrument"].to_pylist()):
         result.instruments.setdefault(name, Instrument()).proven_until = span.end
-    for name in before["instrument"].to_pylist():
+    for name in names.intersection(before["instrument"].to_pylist()):
         result.instruments.setdefault(name, Instrument()).has_begun = True
     connection.register("edges", pa.concat_tables([before, after]))
     columns = ", ".join(f'"{name}"' for name in COLUMNS[result.kind])
