@@ -29,7 +29,7 @@ from analysis.proof import (
 )
 from analysis.span import Span
 from analysis.tables import connection_over
-from analysis.tape import Plan, Tape, plan
+from analysis.tape import TICKS, Plan, Tape, plan
 from recorder.segments.archived import Damaged
 from recorder.segments.reader import read_identity, read_segment
 from recorder.segments.schemas import GAPS_STREAM, stream_kind
@@ -82,7 +82,6 @@ FROM {GAPS_STREAM} ORDER BY gap_id, state_no
 
 # What DuckDB may hold of a tape of any length while it sorts; the rest goes to TMPDIR, at no cost that shows.
 _MEMORY = "1GB"
-_TICKS = ("quotes", "trades", "tickers")  # kinds of streams
 # The market's trades are subscribed to so long after its first book at most.
 _SUBSCRIBED_US = 10_000_000
 # By instrument, when it was told whether it is recorded from then on; in the order of time.
@@ -207,7 +206,7 @@ def check(tape: Tape, span: Span) -> Completeness:
         created = {market: _created_since(connection, market, span) for market in recorded}
         newest: dict[str, datetime] = {}  # by market, the newest row of any of its streams
         for stream, result in found.streams.items():
-            if result.kind in _TICKS:
+            if result.kind in TICKS:
                 market = stream.removesuffix(f"_{result.kind}")
                 of_market = recorded.get(market, {}), created.get(market, {})
                 _check_rows(connection, plans[stream], result, gaps, *of_market, span)
@@ -215,7 +214,7 @@ def check(tape: Tape, span: Span) -> Completeness:
                     newest[market] = max(newest.get(market, result.proven_until), result.proven_until)
         for stream, result in found.streams.items():
             market = stream.removesuffix(f"_{result.kind}")
-            if result.kind in _TICKS and market in newest.keys() | recorded.keys():
+            if result.kind in TICKS and market in newest.keys() | recorded.keys():
                 # Of an archive alone a stream may come later than what tells of it.
                 is_missed = tape.data_dir is not None or result.proven_until is not None
                 _measure(
@@ -231,7 +230,7 @@ def _in_order(streams: Iterable[str]) -> list[str]:
     """
     found = set(streams)
     markets = [stream.removesuffix("_instruments") for stream in found if stream_kind(stream) == "instruments"]
-    found |= {f"{market}_{kind}" for market in markets for kind in _TICKS}
+    found |= {f"{market}_{kind}" for market in markets for kind in TICKS}
     return sorted(found, key=lambda stream: (stream_kind(stream) in ("gaps", "instruments"), stream))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.completeness import Completeness, Stream
 from analysis.proof import Hole
+from analysis.tape import TICKS
 
 # Of a tape that is broken everywhere as many lines of a kind are for people; --json has all.
 _MOST_LINES = 50
@@ -48,7 +49,7 @@ def as_json(found: Completeness, least: float | None) -> dict[str, Any]:
 def as_lines(found: Completeness, least: float | None) -> Iterator[str]:
     """Yield what was found, for people."""
     for name, stream in found.streams.items():
-        if stream.kind not in ("quotes", "trades", "tickers"):
+        if stream.kind not in TICKS:
             continue
         rows = [one.rows for one in stream.instruments.values() if one.rows]
         yield f"{name}: {stream.segments:,} segments, {sum(rows):,} rows of {len(rows):,} instruments"

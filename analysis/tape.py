@@ -19,6 +19,7 @@ from recorder.segments.reader import StreamSnapshot, snapshot
 from recorder.segments.schemas import stream_kind
 
 S3 = "s3://"
+TICKS = ("quotes", "trades", "tickers")  # the kinds that a market's ticks are of
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import pyarrow as pa
 
 from analysis.queries import ready_queries
 from analysis.report.axis import Axis, axis_over
+from analysis.tape import TICKS
 from recorder.segments.schemas import SCHEMAS, stream_kind
 
 Columns = dict[str, list[Any]]
 
-TICKS = ("quotes", "trades", "tickers")  # the kinds that a market's ticks are of
 MOST_EXPIRIES = 8  # lines in one chart that can be told apart
 # Healed trades are there long after they were made: a trade counts when it was made, anything else when it came.
 _WHEN = {"quotes": "received_at", "trades": "timestamp", "tickers": "received_at"}

@@ -16,7 +16,7 @@ from analysis.report.content import Section, Verdict, count_text, duration_text,
 from analysis.report.page import render
 from analysis.span import Span
 from analysis.tables import open_tape
-from analysis.tape import Tape
+from analysis.tape import TICKS, Tape
 from recorder.runtime.version import software
 from recorder.segments.schemas import stream_kind
 
@@ -83,7 +83,7 @@ def _market_sections(
     connection: duckdb.DuckDBPyConnection, streams: Sequence[str], axis: Axis | None
 ) -> list[Section]:
     """Return the sections on each market's ticks; their headings name it where there are several."""
-    of_ticks = [(stream, kind) for stream in streams if (kind := stream_kind(stream)) in figures.TICKS]
+    of_ticks = [(stream, kind) for stream in streams if (kind := stream_kind(stream)) in TICKS]
     markets = sorted({stream.removesuffix(f"_{kind}") for stream, kind in of_ticks}) or [""]
     found = []
     for name in markets:
@@ -95,7 +95,7 @@ def _market_sections(
 
 def _told(facts: Sequence[figures.StreamFacts], axis: Axis | None) -> str:
     """Say in a sentence what the tape is."""
-    ticks = [one for one in facts if one.kind in figures.TICKS]
+    ticks = [one for one in facts if one.kind in TICKS]
     if axis is None:
         return "There are no ticks on it in this time."
     ticks_told = count_text(sum(one.rows for one in ticks), "tick")
